@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Every target sets up what it needs. `make help` lists them.
+
+NODES ?= 3
+WORKLOADS ?= 2
+BASE ?= fresh
+# Further options for pytest, for example TESTS=tests/unit or PYTEST="-k redirect -x".
+TESTS ?=
+PYTEST ?=
+SANITY ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+APT_PACKAGES := $(shell sed -e 's/\#.*//' packages.apt)
+# Scripts without a suffix that linters would not find.
+SCRIPTS = $(shell grep -lsE '^\#!.*python' tests/lab/lab tests/demo/demo tests/bench/bench tests/vm/matrix tools/*)
+COLLECTION := collections/ansible_collections/ebpf/overlay
+
+export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
+export PYTHONPATH := $(CURDIR)/collections
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: root
+root:
+	@if [ "$$(id -u)" -ne 0 ]; then \
+	    echo "This target needs root: it creates network namespaces, mounts file systems and loads BPF programs." \
+	         "Run it again as root." >&2; exit 1; fi
+
+# ---------------------------------------------------------------------------------------------- set-up
+
+.PHONY: setup
+setup: packages $(VENV)/.dev ## install what the other targets need (apt, .venv)
+
+# Enough for the lab and the playbooks, without the linters.
+.PHONY: setup-lab
+setup-lab: packages $(VENV)/.lab
+
+.PHONY: packages
+packages:
+	@installed=" $$(dpkg-query -W -f '$${db:Status-Status}=$${Package} ' $(APT_PACKAGES) 2>/dev/null || true)"; \
+	missing=; for package in $(APT_PACKAGES); do \
+	    case "$$installed" in *" installed=$$package "*) ;; *) missing="$$missing $$package" ;; esac; done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" -ne 0 ]; then \
+	    echo "Missing packages:$$missing. Run 'make setup' once as root." >&2; exit 1; fi; \
+	echo "Installing Debian packages:$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	install="apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 $$missing"; \
+	compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get update -qq; \
+	$$install >/dev/null || { apt-get update -qq; $$install >/dev/null; }
+
+$(VENV)/.lab: requirements.txt | packages
+	@echo "Installing Python packages into $(VENV)"
+	@[ -x $(BIN)/python ] || /usr/bin/python3 -m venv $(VENV)
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.lab
+	@echo "Installing tools for tests and checks into $(VENV)"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# ---------------------------------------------------------------------------------------------- the lab
+
+.PHONY: lab-up
+lab-up: root setup-lab ## a small cluster on this machine: NODES=3 WORKLOADS=2 BASE=fresh|ready
+	tests/lab/lab up --nodes $(NODES) --workloads $(WORKLOADS) --base $(BASE)
+
+.PHONY: lab-down
+lab-down: root setup-lab ## take the cluster down
+	tests/lab/lab down
+
+.PHONY: demo
+demo: root setup-lab ## roll the overlay out on the lab, prove the bypass, roll it back
+	tests/demo/demo
+
+# ---------------------------------------------------------------------------------------------- tests
+
+# A killed run leaves its lab behind; the next one starts without it.
+.PHONY: leftovers
+leftovers: root setup
+	@[ ! -x tests/lab/lab ] || tests/lab/lab down
+
+.PHONY: test
+test: root setup leftovers ## unit, program and lab tests: TESTS=path PYTEST="options"
+	$(BIN)/python -m pytest -v $(PYTEST) $(TESTS)
+
+.PHONY: soak
+soak: root setup leftovers ## the same tests with full counts and durations (hours)
+	OVERLAY_SOAK=1 $(BIN)/python -m pytest -v $(PYTEST) $(TESTS)
+
+.PHONY: bench
+bench: root setup ## latency and program cost, into build/bench.json
+	@mkdir -p build
+	tests/bench/bench
+
+.PHONY: matrix
+matrix: root setup ## the programs on other kernels, in virtual machines
+	tests/vm/matrix
+
+# ---------------------------------------------------------------------------------------------- checks
+
+.PHONY: lint
+lint: setup lint-links lint-generated lint-python lint-ansible lint-docs ## every static check
+
+.PHONY: lint-generated
+lint-generated: setup
+	@[ ! -x tools/generate ] || $(BIN)/python tools/generate --check
+
+.PHONY: lint-links
+lint-links:
+	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.."; do \
+	    set -- $$link; \
+	    if [ "$$(readlink "$$1")" != "$$2" ]; then echo "$$1 must be a link to $$2." >&2; exit 1; fi; done
+	@if compgen -G 'tests/sanity/ignore-*.txt' >/dev/null; then \
+	    echo "tests/sanity must hold no ignore files." >&2; exit 1; fi
+
+.PHONY: lint-python
+lint-python: setup
+	ruff check . $(SCRIPTS)
+	ruff format --check . $(SCRIPTS)
+	mypy $(COLLECTION)/plugins $(shell git ls-files --cached --others --exclude-standard 'tests/*.py')
+
+.PHONY: lint-ansible
+lint-ansible: setup
+	ansible-lint --offline
+
+.PHONY: lint-docs
+lint-docs: setup
+	antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
+	antsibull-changelog lint
+
+.PHONY: sanity
+sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --test validate-modules"
+	tests/sanity/run $(SANITY)
+
+# ---------------------------------------------------------------------------------------------- products
+
+.PHONY: build
+build: setup ## the collection's archive, in build/
+	@mkdir -p build
+	ansible-galaxy collection build --force --output-path build
+
+.PHONY: docs
+docs: setup ## what each module documents, as text, in build/docs/
+	@mkdir -p build/docs
+	@for file in plugins/modules/*.py; do name=$$(basename "$$file" .py); \
+	    ansible-doc -t module "ebpf.overlay.$$name" > "build/docs/$$name.txt"; echo "build/docs/$$name.txt"; done
+
+.PHONY: clean
+clean: ## remove everything that can be made again, .venv too
+	@[ ! -e tests/lab/run ] || tests/lab/lab down
+	rm -rf build .ansible .cache .hypothesis .venv tests/lab/run tests/output
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

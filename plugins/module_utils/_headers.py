@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The small tree that stands in for kernel headers, so that bcc compiles where none are installed.
+
+bcc wants a kernel source tree and takes the one that ``BCC_KERNEL_SOURCE`` names. A networking program needs nothing
+from it but UAPI headers, which ``linux-libc-dev`` (``kernel-headers`` on Fedora) keeps under ``/usr/include``.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+
+SYSTEM = "/usr/include"
+
+# bcc includes kconfig.h by force and expects these types from it.
+_KCONFIG = """\
+#ifndef OVERLAY_KCONFIG_H
+#define OVERLAY_KCONFIG_H
+#define CONFIG_BPF_SYSCALL 1
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char s8;
+typedef short s16;
+typedef int s32;
+typedef long long s64;
+typedef _Bool bool;
+typedef unsigned long size_t;
+typedef unsigned long uintptr_t;
+#define NULL ((void *)0)
+#define true 1
+#define false 0
+#endif
+"""
+
+# The version is fixed: the bytecode must not depend on the kernel that happens to run while it is compiled.
+_VERSION = """\
+#define LINUX_VERSION_CODE 0x060000
+#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))
+"""
+
+# include/uapi/linux/bpf.h is empty because bcc brings its own, and the two clash.
+FIXED = {
+    "include/linux/kconfig.h": _KCONFIG,
+    "include/linux/version.h": _VERSION,
+    "include/linux/log2.h": "",
+    "include/asm/page.h": "",
+    "include/uapi/linux/bpf.h": "",
+}
+
+# What bcc's own headers (src/cc/export/helpers.h) take from the system.
+ROOTS = ("uapi/linux/if_packet.h", "linux/types.h")
+
+
+def multiarch() -> str | None:
+    """Debian's per-architecture include folder (``/usr/include/x86_64-linux-gnu``); elsewhere there is none."""
+    for folder in sorted(glob.glob(f"{SYSTEM}/{os.uname().machine}-linux-*")):
+        if os.path.exists(f"{folder}/asm/types.h"):
+            return folder
+    return None
+
+
+def cflags() -> list[str]:
+    """The flags that go with the tree. They hold paths only, so that they are no part of a build's identity."""
+    folder = multiarch()
+    return [*([f"-I{folder}"] if folder else []), "-idirafter", SYSTEM]
+
+
+def missing() -> str | None:
+    """A sentence for people when the UAPI headers are not installed."""
+    if all(resolve(name) is not None for name in ("uapi/linux/if_ether.h", "asm/types.h")):
+        return None
+    return (
+        "The kernel's UAPI headers are not installed: install linux-libc-dev (Debian, Ubuntu) or "
+        "kernel-headers (Fedora, RHEL)."
+    )
+
+
+def resolve(name: str) -> str | None:
+    """The text that ``#include <name>`` leads to, in the order in which the compiler looks; None if nowhere."""
+    for fixed in (f"include/{name}", f"include/uapi/{name}"):
+        if fixed in FIXED:
+            return FIXED[fixed]
+    if name.startswith("uapi/"):
+        name = name[len("uapi/") :]
+    if os.path.isabs(name):
+        places = [name]
+    else:
+        places = [os.path.join(folder, name) for folder in (multiarch(), SYSTEM) if folder]
+    for place in places:
+        try:
+            with open(place, encoding="utf-8", errors="surrogateescape") as stream:
+                return stream.read()
+        except OSError:
+            continue
+    return None
+
+
+def write_tree(folder: str) -> None:
+    """Write the tree into ``folder`` (an empty one), for ``BCC_KERNEL_SOURCE``."""
+    for name, text in FIXED.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    uapi = os.path.join(folder, "include/uapi/linux")
+    with os.scandir(f"{SYSTEM}/linux") as entries:
+        for entry in entries:
+            path = os.path.join(uapi, entry.name)
+            if entry.is_dir():
+                os.symlink(entry.path, path)
+            elif entry.name.endswith(".h") and not os.path.exists(path):
+                # By absolute path: a relative include would find this very file again.
+                with open(path, "w", encoding="utf-8") as stream:
+                    stream.write(f'#include "{entry.path}"\n')

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pinned maps of the kernel: open, read everything, write as a transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from struct import iter_unpack
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils import _btf
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import AsWritten, Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import DeleteEntries, Operation, Traits
+
+INDEXED_TYPES = frozenset({bpf.MAP_TYPE_ARRAY, bpf.MAP_TYPE_PERCPU_ARRAY, bpf.MAP_TYPE_DEVMAP})
+EVICTING_TYPES = frozenset({bpf.MAP_TYPE_LRU_HASH, bpf.MAP_TYPE_LRU_PERCPU_HASH})
+SUPPORTED_TYPES = INDEXED_TYPES | EVICTING_TYPES | {
+    bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH, bpf.MAP_TYPE_LPM_TRIE, bpf.MAP_TYPE_DEVMAP_HASH,
+}  # fmt: skip
+OUR_PINS = "/sys/fs/bpf/ebpf-overlay/"
+BATCH = 16384  # entries per call
+
+_ADVICE = {
+    errno.E2BIG: "The map is full, or the index is beyond it: list fewer entries, or load a larger map.",
+    errno.EPERM: "The map is frozen, or the right is missing: run with become, and look at bpf_map_info for frozen.",
+    errno.EINVAL: "The kernel refuses this value: look for an interface that is gone or a prefix that is too long.",
+    errno.ENOMEM: "Free memory on the host, then run again.",
+}
+
+
+class PinnedMap:
+    """An open map. Values are logical: a per-CPU entry has one, the sum over all CPUs (see Codec.total)."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.info = bpf.map_info(fd)
+        self.indexed = self.info.type in INDEXED_TYPES
+        self.traits = Traits(
+            self.info.max_entries, self.indexed, self.info.type in EVICTING_TYPES, frozen=bpf.map_frozen(fd)
+        )
+        self._stride = self.info.value_stride
+        # What the map held when it was last read, all CPUs' copies: what a failed write goes back to.
+        self._former: dict[bytes, bytes] = {}
+
+    # -- read -----------------------------------------------------------------------------------------------------
+
+    def read(self, total: Callable[[Sequence[bytes]], bytes] | None = None) -> dict[bytes, bytes]:
+        """All entries, without an array's slots of zeros. Raises OverlayError.
+
+        ``total`` makes one value of a per-CPU entry's copies. While others write, an entry may be missed or be the
+        old one, as in any reader of a live map; it is never torn between two keys, and the loop always ends.
+        """
+        entries: dict[bytes, bytes] = {}
+        # A hash that shrinks under the reader may send it back to the start, again and again.
+        limit, steps = 4 * self.info.max_entries + 1024, 0
+        try:
+            for count, pairs in self._blocks():
+                entries.update(pairs)
+                steps += count
+                if steps > limit:
+                    raise OverlayError(
+                        "read a map", self.path, f"it changes faster than it can be read ({steps} entries so far)",
+                        "Stop what adds and removes its entries, then run again.",
+                    )  # fmt: skip
+        except OSError as error:
+            raise _refused("read a map", self.path, error) from error
+        self._former = entries
+        if self.info.per_cpu:
+            if total is None:
+                raise ValueError("a per-CPU map needs to know how to sum")
+            return {key: total(self._copies(value)) for key, value in entries.items()}
+        return entries
+
+    def _blocks(self) -> Iterator[tuple[int, Iterable[tuple[bytes, bytes]]]]:
+        size = self.info.key_size
+        try:
+            for keys, values in bpf.map_lookup_batch(self.fd, size, self._stride):
+                count = len(keys) // size
+                if self.indexed and not any(values):
+                    yield count, ()
+                    continue
+                pairs = zip(
+                    chain.from_iterable(iter_unpack(f"{size}s", keys)),
+                    chain.from_iterable(iter_unpack(f"{self._stride}s", values)),
+                )
+                yield count, (pair for pair in pairs if any(pair[1])) if self.indexed else pairs
+        except OSError as error:
+            if error.errno not in (bpf.ENOTSUPP, errno.EINVAL, errno.EINTR):
+                raise
+        else:
+            return
+        key = bpf.map_next_key(self.fd, None, size)
+        while key is not None:
+            value = bpf.map_lookup(self.fd, key, self._stride)
+            yield 1, () if value is None or (self.indexed and not any(value)) else ((key, value),)
+            key = bpf.map_next_key(self.fd, key, size)
+
+    def _copies(self, value: bytes) -> list[bytes]:
+        slot = self._stride // bpf.possible_cpus()
+        return [value[start : start + self.info.value_size] for start in range(0, self._stride, slot)]
+
+    # -- write ----------------------------------------------------------------------------------------------------
+
+    def apply(self, operations: Iterable[Operation], show: Callable[[bytes], str]) -> None:
+        """All of it or nothing: when a write fails, what this call wrote before it is undone.
+
+        The state to go back to is that of the last :meth:`read`. ``show`` turns a key into text for the error.
+        """
+        touched: list[bytes] = []
+        try:
+            for operation in operations:
+                if isinstance(operation, DeleteEntries):
+                    keys = list(operation.keys)
+                    self._each(keys, None if not self.indexed else [bytes(self._stride)] * len(keys), touched)
+                else:
+                    keys = [key for key, _value in operation.entries]
+                    # A per-CPU entry's value goes to CPU 0 and zeros to the others, so that the sum is the value.
+                    self._each(keys, [value.ljust(self._stride, b"\0") for _key, value in operation.entries], touched)
+        except _WriteError as failed:
+            lost = self._restore(touched)
+            advice = _ADVICE.get(failed.error.errno or 0, "Look at the kernel's log, then run again.")
+            undone = f"{lost} entries could not be restored: run again." if lost else "The former content was restored."
+            raise OverlayError(
+                "write to a map", f"{self.path}, entry {show(failed.key)}", failed.error, f"{advice} {undone}"
+            ) from failed.error
+
+    def _each(self, keys: list[bytes], values: list[bytes] | None, touched: list[bytes]) -> None:
+        """Write (without values: delete) in batches where the kernel has them for this map, one by one elsewhere."""
+        for start in range(0, len(keys), BATCH):
+            part = keys[start : start + BATCH]
+            parts = values[start : start + BATCH] if values is not None else None
+            touched.extend(part)
+            try:
+                if parts is None:
+                    bpf.map_delete_batch(self.fd, b"".join(part), len(part))
+                else:
+                    bpf.map_update_batch(self.fd, b"".join(part), b"".join(parts), len(part))
+            except bpf.BatchError as error:
+                if error.errno not in (bpf.ENOTSUPP, errno.EINVAL) or error.done:
+                    raise _WriteError(part[min(error.done, len(part) - 1)], error) from error
+                self._singly(part, parts)
+
+    def _singly(self, keys: list[bytes], values: list[bytes] | None) -> None:
+        for number, key in enumerate(keys):
+            try:
+                if values is None:
+                    bpf.map_delete(self.fd, key)
+                else:
+                    bpf.map_update(self.fd, key, values[number])
+            except OSError as error:
+                raise _WriteError(key, error) from error
+
+    def _restore(self, touched: Iterable[bytes]) -> int:
+        """Put back what was there; removals first, since they make room. Returns how many could not be put back."""
+        empty = bytes(self._stride) if self.indexed else None
+        wanted = {key: self._former.get(key, empty) for key in touched}
+        lost = 0
+        for key, value in sorted(wanted.items(), key=lambda item: item[1] is not None):
+            try:
+                if value is None:
+                    bpf.map_delete(self.fd, key)
+                else:
+                    bpf.map_update(self.fd, key, value)
+            except OSError:
+                lost += 1
+        return lost
+
+
+class _WriteError(Exception):
+    def __init__(self, key: bytes, error: OSError) -> None:
+        super().__init__(key, error)
+        self.key = key
+        self.error = error
+
+
+def _refused(doing: str, path: str, error: OSError) -> OverlayError:
+    advice = "Look at the kernel's log, then run again."
+    if error.errno in (errno.EPERM, errno.EACCES):
+        advice = "Run with become: CAP_BPF (before kernel 5.8 CAP_SYS_ADMIN) and access to the pin are needed."
+    return OverlayError(doing, path, error, advice)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[PinnedMap | None]:
+    """The map pinned at ``path``, or None where nothing is. Raises OverlayError for anything else there."""
+    try:
+        fd = bpf.obj_get(path)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    except OSError as error:
+        raise _refused("open a pinned map", path, error) from error
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:bpf-map":
+            raise OverlayError("open a pinned map", path, "it is not a map", "Name the pin of a map, not of a program.")
+        found = PinnedMap(path, fd)
+        if found.info.type not in SUPPORTED_TYPES:
+            names = ", ".join(bpf.MAP_TYPE_NAMES[number] for number in sorted(SUPPORTED_TYPES))
+            raise OverlayError(
+                "open a pinned map", path, f"maps of type {found.info.type_name} do not hold entries of this kind",
+                f"Known are {names}.",
+            )  # fmt: skip
+        yield found
+    finally:
+        os.close(fd)
+
+
+# -- schemas ------------------------------------------------------------------------------------------------------
+
+
+def codecs(
+    path: str, found: PinnedMap | None, key: Any, value: Any, fallback: Any = None
+) -> tuple[Codec, Codec]:
+    """How to read keys and values: as told, else as our own layout, the map's BTF, its type or ``fallback`` say.
+
+    Raises OverlayError where nobody knows, and when a schema and the map differ in size.
+    """
+    interfaces = {name: number for number, name in socket.if_nameindex()}
+    schemas = list(_known_schemas(path, found))
+    made: list[Codec] = []
+    for place, (what, told) in enumerate((("key", key), ("value", value))):
+        choices = (told, *(pair[place] for pair in schemas), fallback)
+        schema = next((choice for choice in choices if choice is not None), None)
+        if schema is None:
+            if found is None:
+                made.append(AsWritten(what))
+                continue
+            raise OverlayError(
+                f"encode the {what}s of a map", path, "the kernel has no BTF of it, and it is none of the overlay's own",
+                f"State the schema in the parameter {what}.",
+            )  # fmt: skip
+        size = None if found is None else (found.info.key_size, found.info.value_size)[place]
+        codec = Codec(schema, what, size, interfaces)
+        if size is not None and codec.size != size:
+            raise OverlayError(
+                f"match the {what} schema with the map", path, f"the schema has {codec.size} bytes, the map {size}",
+                "Correct the schema; padding that C puts into a struct is stated as pad:N.",
+            )  # fmt: skip
+        made.append(codec)
+    return made[0], made[1]
+
+
+def _known_schemas(path: str, found: PinnedMap | None) -> Iterator[tuple[Any, Any]]:
+    if path.startswith(OUR_PINS):
+        from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
+
+        if os.path.basename(path) in SCHEMAS:
+            yield SCHEMAS[os.path.basename(path)]
+    if found is None:
+        return
+    if found.info.btf_id and found.info.btf_value_type_id:
+        with contextlib.suppress(_btf.BtfError, OSError):
+            types = _btf.parse(bpf.btf_by_id(found.info.btf_id))
+            ids = found.info.btf_key_type_id, found.info.btf_value_type_id
+            yield tuple(_btf.schema_of(types, id_) if id_ else None for id_ in ids)  # type: ignore[misc]
+    if found.indexed:
+        yield "u32", None
+    if found.info.type in (bpf.MAP_TYPE_DEVMAP, bpf.MAP_TYPE_DEVMAP_HASH) and found.info.value_size == 4:
+        yield None, "ifindex"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shell that all modules share: observe, plan, then report or apply and verify."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
+
+# bcc and pyroute2 come from the distribution and are bound to its own interpreter.
+INTERPRETERS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
+
+
+def converge(
+    module: AnsibleModule,
+    observe: Callable[[], Any],
+    plan: Callable[[Any], Plan],
+    apply: Callable[[tuple[Any, ...]], None],
+) -> Plan:
+    """Bring the observed state to the desired one; the only place where check mode differs from a real run.
+
+    Returns the plan that was (or would have been) applied.
+    Raises :class:`OverlayError` when a precondition is unmet, or when the state observed afterwards still wants changes.
+    """
+    planned = plan(observe())
+    for warning in planned.warnings:
+        module.warn(warning)
+    if module.check_mode:
+        for sentence in planned.unmet:
+            module.warn(f"{sentence} A real run stops here unless an earlier task provides it.")
+        return planned
+    if planned.unmet:
+        raise OverlayError("start", "preconditions", " ".join(planned.unmet), "Nothing was changed.")
+    if planned.operations:
+        apply(planned.operations)
+        left = plan(observe())
+        if left.operations:
+            raise OverlayError(
+                "verify what was applied",
+                f"{len(left.operations)} operation(s) still wanted, the first: {left.operations[0]}",
+                "the state read back differs from the desired one",
+                "Something else changes the same objects at the same time; find it, then run again.",
+            )
+    return planned
+
+
+def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
+    """Run ``main`` and end the module with its return values, or with the four parts of the error."""
+    try:
+        result = main()
+    except OverlayError as error:
+        module.fail_json(msg=str(error), error=error.parts())
+    module.exit_json(**result)
+
+
+def importable(library: str) -> bool:
+    """Whether this interpreter could import ``library``, without importing it."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or library != "bcc":
+        return spec is not None
+    # The package of that name on the Python package index is something else, and has no libbcc.py.
+    return any(os.path.exists(os.path.join(folder, "libbcc.py")) for folder in spec.submodule_search_locations or ())
+
+
+def respawn_where_importable(library: str) -> bool:
+    """Respawn the module under the distribution's interpreter when only that one has ``library``.
+
+    Returns whether ``library`` can be imported here; does not return at all when it respawns.
+    """
+    if importable(library):
+        return True
+    probe = "bcc.libbcc" if library == "bcc" else library
+    if not has_respawned():
+        interpreter = probe_interpreters_for_module(INTERPRETERS, probe)
+        if interpreter:
+            respawn_module(interpreter)
+    return False

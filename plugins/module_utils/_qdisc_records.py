@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which clsact qdiscs are ours to remove. The kernel has no room for an owner in a qdisc, so it is noted beside it.
+
+One empty file for each qdisc; all that is known is in its name, so that making it is one atomic step:
+``/run/ebpf-overlay/clsact-BOOT-NAMESPACE-IFINDEX-INTERFACE``. A record is made before its qdisc and removed after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+DIRECTORY = "/run/ebpf-overlay"
+SO_NETNS_COOKIE = 71
+
+
+def namespace_key() -> str:
+    """Names this network namespace: its cookie, which no other gets before the next boot (5.14), else its inode number,
+    which may be reused."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with contextlib.suppress(OSError):
+            return "c%d" % int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    return "i%d" % os.stat("/proc/self/ns/net").st_ino
+
+
+def records(directory: str = DIRECTORY) -> frozenset[tuple[int, str]]:
+    """(ifindex, interface) of the qdiscs noted in this network namespace since this boot."""
+    prefix = _prefix()
+    found = set()
+    for name in _listed(directory):
+        if name.startswith(prefix):
+            ifindex, _dash, interface = name[len(prefix) :].partition("-")
+            if ifindex.isdigit():
+                found.add((int(ifindex), interface))
+    return frozenset(found)
+
+
+def leftover(directory: str = DIRECTORY) -> bool:
+    """Whether the folder is there with nothing in it."""
+    return os.path.isdir(directory) and not _listed(directory)
+
+
+def note(ifindex: int, interface: str, directory: str = DIRECTORY) -> None:
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    os.close(os.open(_path(ifindex, interface, directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def forget(ifindex: int, interface: str, directory: str = DIRECTORY) -> None:
+    """Remove the record, and the folder with the last one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(ifindex, interface, directory))
+    with contextlib.suppress(OSError):  # somebody else's records are in it
+        os.rmdir(directory)
+
+
+def _path(ifindex: int, interface: str, directory: str) -> str:
+    return os.path.join(directory, f"{_prefix()}{ifindex}-{interface}")
+
+
+def _prefix() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read(8)
+    return f"clsact-{boot}-{namespace_key()}-"
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What hangs on the traffic-control hooks of a network namespace, as data. Pure.
+
+A *hook* is one direction of one interface. On it run, in this order: TCX links, then the filters of the clsact (or
+ingress) qdisc by ascending priority.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Optional
+
+INGRESS = "ingress"
+EGRESS = "egress"
+DIRECTIONS = (INGRESS, EGRESS)
+CLSACT = "clsact"
+TCX = "tcx"
+PROTOCOL_ALL = 3
+"""ETH_P_ALL, host byte order. The kernel's record holds it in network byte order; only the wrappers convert."""
+
+Hook = tuple[int, str]
+"""(ifindex, direction)."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program by its pin. ``id`` is None while the pin does not exist (a dry run on a node without it)."""
+
+    pin: str
+    id: Optional[int] = None
+    tag: str = ""
+    map_ids: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.pin)
+
+
+@dataclass(frozen=True)
+class Qdisc:
+    """A qdisc with hooks: ``clsact`` (both directions) or ``ingress``. A block number other than 0: shared filters."""
+
+    ifindex: int
+    kind: str
+    ingress_block: int = 0
+    egress_block: int = 0
+
+    def serves(self, direction: str) -> bool:
+        return self.kind == CLSACT or direction == INGRESS
+
+    def block(self, direction: str) -> int:
+        return self.ingress_block if direction == INGRESS else self.egress_block
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter of a clsact or ingress qdisc. ``handle`` 0: not a filter, only the list that the priority's filters are in.
+
+    ``verdict``: the code that every packet ends with which reaches the filter, where that is known without reading a
+    program (``matchall`` with one plain action); None elsewhere.
+    """
+
+    ifindex: int
+    direction: str
+    priority: int
+    handle: int
+    protocol: int = PROTOCOL_ALL
+    chain: int = 0
+    kind: str = "bpf"
+    name: str = ""
+    program_id: Optional[int] = None
+    tag: str = ""
+    direct_action: bool = False
+    has_actions: bool = False
+    verdict: Optional[int] = None
+
+    @property
+    def hook(self) -> Hook:
+        return self.ifindex, self.direction
+
+
+@dataclass(frozen=True)
+class Link:
+    """A TCX link on a hook. ``pin`` and ``program`` (its name) are set only for links of the owner that looks."""
+
+    ifindex: int
+    direction: str
+    id: int
+    program_id: int
+    pin: str = ""
+    program: str = ""
+
+    @property
+    def hook(self) -> Hook:
+        return self.ifindex, self.direction
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One look at a network namespace, as much of it as a task needs.
+
+    ``filters`` and ``links`` hold for each hook everything in running order, whoever owns it.
+    ``complete``: interfaces whose hooks of both directions were read.
+    ``revisions``: of the TCX hooks that were read; empty where the kernel has no TCX.
+    ``records``: (ifindex, name) of the clsact qdiscs that we noted as ours.
+    ``dead_pins``: pins of this owner whose link lost its interface.
+    ``no_filters``, ``no_links``, ``no_pins`` (by pin): why filters, links, programs cannot be attached, a sentence each.
+    ``empty_directories``: of ours, with nothing in them: an earlier run was killed before it could remove them.
+    """
+
+    interfaces: dict[str, int] = field(default_factory=dict)
+    qdiscs: dict[int, Qdisc] = field(default_factory=dict)
+    filters: tuple[Filter, ...] = ()
+    links: tuple[Link, ...] = ()
+    complete: frozenset[int] = frozenset()
+    tcx: bool = False
+    revisions: dict[Hook, int] = field(default_factory=dict)
+    records: frozenset[tuple[int, str]] = frozenset()
+    dead_pins: tuple[str, ...] = ()
+    empty_directories: tuple[str, ...] = ()
+    programs: dict[str, Program] = field(default_factory=dict)
+    no_filters: str = ""
+    no_links: str = ""
+    no_pins: dict[str, str] = field(default_factory=dict)
+
+
+def filter_name(owner: str, program: str) -> str:
+    return f"{owner}:{program}"
+
+
+def owner_of(name: str) -> Optional[str]:
+    """``ebpf.overlay:from_uplink`` -> ``ebpf.overlay``; None for a name that does not say who owns it."""
+    owner, colon, program = name.partition(":")
+    return owner if colon and owner and program else None
+
+
+def program_of(name: str) -> str:
+    return name.partition(":")[2]
+
+
+def escape(text: str) -> str:
+    """A form of ``text`` that a bpffs takes as a name (no dots) and that differs for different texts.
+
+    Bytes other than letters and digits become ``_`` and two hexadecimal digits; "-" stays free as a separator.
+    """
+    return re.sub(rb"[^A-Za-z0-9]", lambda found: b"_%02x" % found.group()[0], os.fsencode(text)).decode("ascii")
+
+
+def unescape(text: str) -> str:
+    raw = re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found.group(1), 16)]), os.fsencode(text))
+    return os.fsdecode(raw)
+
+
+def link_pin_name(namespace: str, ifindex: int, interface: str, direction: str, program: str) -> str:
+    """The name of a TCX link's pin in the owner's folder.
+
+    The ifindex tells renamed interfaces apart; the namespace (a bpffs can be visible in several) tells namespaces apart.
+    """
+    return "-".join([escape(namespace), str(ifindex), escape(interface), direction, escape(program)])
+
+
+def program_of_link_pin(name: str) -> str:
+    return unescape(name.rsplit("-", 1)[-1])

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the facts of all nodes to what one node's maps must hold. Pure.
+
+Facts of a node are what the module ``overlay_facts`` returns. The picture of the cluster is built once from all of
+them and says what nodes must know about each other; everything else a node knows itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Optional, Union
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, PIN_DIR, PROTOCOLS
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Facts = Mapping[str, Any]
+
+
+# --- one node's own facts ---------------------------------------------------------------------------------------------
+
+
+def find_workloads(
+    interfaces: Sequence[Facts], routes: Iterable[Facts], neighbours: Mapping[str, str], globs: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Workloads as Calico wires them: a host route without gateway to an interface whose name matches a glob.
+
+    Returns ``address, interface, ifindex, mtu`` (bytes), ``mac`` (None where unknown), sorted by address.
+    """
+    by_name = {interface["name"]: interface for interface in interfaces}
+    found = []
+    for route in routes:
+        interface = by_name.get(route["interface"])
+        network = ipaddress.ip_network(route["prefix"], strict=False)
+        if interface is None or route["gateway"] or network.prefixlen != network.max_prefixlen:
+            continue
+        if not any(fnmatchcase(interface["name"], glob) for glob in globs):
+            continue
+        address = str(network.network_address)
+        found.append(
+            {
+                "address": address,
+                "interface": interface["name"],
+                "ifindex": interface["ifindex"],
+                "mtu": interface["mtu"],
+                "mac": neighbours.get(address),
+            }
+        )
+    return sorted(found, key=lambda workload: (workload["address"], workload["interface"]))
+
+
+def find_uplinks(
+    interfaces: Sequence[Facts], routes: Iterable[Facts], globs: Sequence[str], workload_globs: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The interfaces that match ``globs``; without globs, those of the default routes.
+
+    Returns ``name, ifindex, mac, mtu`` (bytes), ``addresses`` (with prefix length), ``gateways``, sorted by name.
+    """
+    defaults = [route for route in routes if ipaddress.ip_network(route["prefix"], strict=False).prefixlen == 0]
+    names = {route["interface"] for route in defaults}
+    found = []
+    for interface in interfaces:
+        name = interface["name"]
+        if interface["loopback"] or any(fnmatchcase(name, glob) for glob in workload_globs):
+            continue
+        if any(fnmatchcase(name, glob) for glob in globs) if globs else name in names:
+            found.append(
+                {
+                    **{key: interface[key] for key in ("name", "ifindex", "mac", "mtu", "addresses")},
+                    "gateways": sorted({r["gateway"] for r in defaults if r["interface"] == name and r["gateway"]}),
+                }
+            )
+    return sorted(found, key=lambda uplink: uplink["name"])
+
+
+# --- the cluster ------------------------------------------------------------------------------------------------------
+
+
+def build_picture(facts: Mapping[str, Optional[Facts]]) -> dict[str, dict[str, Any]]:
+    """Node name -> what other nodes must know of it: its ``addresses`` (without prefix length).
+
+    ``facts``: by node name; None for a node whose facts are missing (it is left out, see :func:`missing`).
+    Raises :class:`OverlayError` when two nodes claim one address.
+    """
+    owners: dict[str, str] = {}
+    picture: dict[str, dict[str, Any]] = {}
+    for name, node in facts.items():
+        if node is None:
+            continue
+        addresses = sorted(_bare(address) for uplink in node["uplinks"] for address in uplink["addresses"])
+        for address in addresses:
+            other = owners.setdefault(address, name)
+            if other != name:
+                raise OverlayError(
+                    "build the picture of the cluster",
+                    f"nodes {other} and {name}",
+                    f"both have the address {address}",
+                    "One machine is in the inventory twice, or an address is used twice; correct the inventory.",
+                )
+        picture[name] = {"addresses": addresses}
+    return picture
+
+
+def missing(names: Iterable[str], picture: Mapping[str, Any]) -> list[str]:
+    """The nodes of the group that the picture does not know, sorted."""
+    return sorted(set(names) - set(picture))
+
+
+# --- one node's maps --------------------------------------------------------------------------------------------------
+
+
+def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: Sequence[Facts]) -> dict[str, Any]:
+    """What node ``name`` must be: ``maps`` (name -> entries for the module ``bpf_map_sync``), ``attachments`` (for
+    ``tc_bpf_attach``, reply side first) and the number of ``peers``.
+
+    Raises :class:`OverlayError` for a service that cannot be accelerated.
+    """
+    table = RouteTable(facts["routes"])
+    interfaces = {interface["name"]: interface for interface in facts["interfaces"]}
+    given = {uplink["name"]: uplink for uplink in facts["uplinks"]}
+
+    peers: dict[str, dict[str, Any]] = {}
+    used: dict[str, Facts] = dict(given)
+    gateways: set[str] = set()
+    for other, node in picture.items():
+        if other == name:
+            continue
+        for address in node["addresses"]:
+            gateways.add(address)
+            route = table.find(address)
+            if route is not None:
+                _add_peer(peers, used, interfaces, facts, address, route)
+    for route in facts["routes"]:
+        if route["gateway"] in gateways:
+            _add_peer(peers, used, interfaces, facts, route["prefix"], route)
+    for address in facts["addresses"]:
+        peers[_prefix(address)] = {"uplink": 0, "mtu": 0, "next_hop": "::"}
+
+    workloads = facts["workloads"]
+    carriers = {workload["interface"]: workload["ifindex"] for workload in workloads}
+    carriers.update({uplink: used[uplink]["ifindex"] for uplink in used})
+    return {
+        "maps": {
+            "ifindex_map": [
+                {
+                    "key": workload["address"],
+                    "value": {"ifindex": workload["ifindex"], "mtu": workload["mtu"], "flags": 0},
+                }
+                for workload in workloads
+            ],
+            "services": service_entries(services),
+            "peers": [{"key": prefix, "value": value} for prefix, value in sorted(peers.items())],
+            "devices": [
+                {"key": ifindex % DEVICES, "value": ifindex}
+                for ifindex in sorted({ifindex % DEVICES: ifindex for ifindex in carriers.values()}.values())
+            ],
+        },
+        "attachments": [
+            {"interface": interface, "direction": "ingress", "program": f"{PIN_DIR}/from_workload"}
+            for interface in sorted({workload["interface"] for workload in workloads})
+        ]
+        + [
+            {"interface": uplink, "direction": "ingress", "program": f"{PIN_DIR}/from_uplink"}
+            for uplink in sorted(used)
+        ],
+        "uplinks": sorted(used),
+        "peers": len(picture) - (name in picture),
+    }
+
+
+def service_entries(services: Sequence[Facts]) -> list[dict[str, Any]]:
+    """``[{"protocol": "tcp", "port": 8080}]`` -> entries of the map ``services``."""
+    ports: dict[int, int] = {}
+    for number, service in enumerate(services):
+        protocol, port = str(service.get("protocol", "tcp")).lower(), service.get("port")
+        target = f"overlay_services[{number}]"
+        if protocol not in PROTOCOLS:
+            raise OverlayError(
+                "accept a service",
+                f"{target}.protocol",
+                f"{protocol!r} is none of {', '.join(PROTOCOLS)}",
+                "The overlay follows TCP connections only; take the service out of the list.",
+            )
+        try:
+            number_of_port = int(str(port))
+        except ValueError:
+            number_of_port = 0
+        if not 0 < number_of_port < 65536:
+            raise OverlayError("accept a service", f"{target}.port", f"{port!r} is no port", "Give a port: 1 to 65535.")
+        ports[number_of_port] = ports.get(number_of_port, 0) | PROTOCOLS[protocol]
+    return [{"key": port, "value": protocols} for port, protocols in sorted(ports.items())]
+
+
+class RouteTable:
+    """Longest prefix first, then the lowest metric, as the kernel looks up a route."""
+
+    def __init__(self, routes: Iterable[Facts]) -> None:
+        self._tables: dict[tuple[int, int], dict[int, Facts]] = {}
+        for route in routes:
+            network = ipaddress.ip_network(route["prefix"], strict=False)
+            table = self._tables.setdefault((network.version, network.prefixlen), {})
+            known = table.get(int(network.network_address))
+            if known is None or route["metric"] < known["metric"]:
+                table[int(network.network_address)] = route
+        self._lengths = sorted(self._tables, reverse=True)
+
+    def find(self, address: str) -> Optional[Facts]:
+        """The route to ``address``, or None."""
+        wanted = ipaddress.ip_address(address)
+        for version, length in self._lengths:
+            if version == wanted.version:
+                rest = wanted.max_prefixlen - length
+                route = self._tables[version, length].get(int(wanted) >> rest << rest)
+                if route is not None:
+                    return route
+        return None
+
+
+def _add_peer(
+    peers: dict[str, dict[str, Any]],
+    used: dict[str, Facts],
+    interfaces: Mapping[str, Facts],
+    facts: Facts,
+    prefix: str,
+    route: Facts,
+) -> None:
+    uplink = interfaces.get(route["interface"])
+    if uplink is None or (uplink["name"] not in used and not facts["uplinks_by_route"]):
+        return
+    used.setdefault(uplink["name"], uplink)
+    next_hop = route["gateway"] or "::"
+    peers[_prefix(prefix)] = {"uplink": uplink["ifindex"], "mtu": uplink["mtu"], "next_hop": next_hop}
+
+
+def _bare(address: str) -> str:
+    return str(ipaddress.ip_interface(address).ip)
+
+
+def _prefix(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))

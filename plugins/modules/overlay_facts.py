@@ -1,0 +1,156 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the overlay must know of a node."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: overlay_facts
+version_added: "1.0.0"
+short_description: Gather what the overlay must know of a node
+description:
+  - Returns uplinks, workloads, addresses, routes, kernel and libraries as C(ansible_facts.overlay).
+  - Workloads are found by the host routes that point at their interfaces, as Calico installs them. No API is asked.
+  - Reads with C(ip) and below C(/proc) and C(/sys); nothing needs to be installed beforehand.
+options:
+  uplinks:
+    description:
+      - Names of the node's uplinks, globs allowed.
+      - When empty, the interfaces of the default routes, to which the interfaces of the routes to the other nodes are
+        added later.
+    type: list
+    elements: str
+    default: []
+  workload_interfaces:
+    description: Names of the host-side interfaces of workloads, globs allowed.
+    type: list
+    elements: str
+    default: [cali*]
+extends_documentation_fragment:
+  - ebpf.overlay.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: It changes nothing.
+author:
+  - ebpf.overlay maintainers (@ebpf-overlay)
+"""
+
+EXAMPLES = r"""
+- name: Gather the overlay's facts
+  ebpf.overlay.overlay_facts:
+    workload_interfaces: [cali*, veth-app*]
+
+- name: Show the workloads of this node
+  ansible.builtin.debug:
+    var: ansible_facts.overlay.workloads
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: Facts.
+  returned: success
+  type: dict
+  contains:
+    overlay:
+      description: The overlay's facts of this node.
+      returned: success
+      type: dict
+      sample:
+        addresses: ["198.18.0.11", "fd00:198:18::11"]
+        capabilities: {btf: true, check_mtu: true, redirect_peer_safe: true, supported: true, tcx: true}
+        control: {deadline: 0, generation: 0, mode: "on", session: 1}
+        interfaces:
+          - addresses: ["198.18.0.11/24"]
+            ifindex: 2
+            kind: veth
+            loopback: false
+            mac: "02:00:c6:12:00:0b"
+            mtu: 1500
+            name: ens47f1
+            up: true
+        kernel: {release: "6.12.43+deb13-amd64", version: "6.12.43"}
+        libraries: {bcc: true, pyroute2: true}
+        package_manager: apt
+        machine_id: 3e0a4c1f5a5f4a32a6d6b3a0d1f6f1aa
+        routes:
+          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0}
+        uplinks:
+          - addresses: ["198.18.0.11/24"]
+            gateways: ["198.18.0.1"]
+            ifindex: 2
+            mac: "02:00:c6:12:00:0b"
+            mtu: 1500
+            name: ens47f1
+        uplinks_by_route: true
+        workloads:
+          - {address: 10.244.1.11, interface: cali0a1b2c3d, ifindex: 5, mtu: 1500, mac: "02:00:0a:f4:01:0b"}
+"""
+
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel, _links, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
+
+
+def machine_id() -> str:
+    try:
+        with open("/etc/machine-id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def gather(module: AnsibleModule) -> dict[str, Any]:
+    def command(arguments: list[str]) -> tuple[int, str, str]:
+        return module.run_command(arguments)
+
+    globs, workload_globs = module.params["uplinks"], module.params["workload_interfaces"]
+    interfaces = _links.interfaces(command)
+    routes = _links.routes(command)
+    workloads = _topology.find_workloads(interfaces, routes, _links.neighbours(command), workload_globs)
+    uplinks = _topology.find_uplinks(interfaces, routes, globs, workload_globs)
+    carriers = {workload["interface"] for workload in workloads}
+    control = read_control(PIN_DIR)
+    version = _kernel.stable_version(platform.release(), platform.version())
+    return {
+        "uplinks": uplinks,
+        "uplinks_by_route": not globs,
+        "workloads": workloads,
+        "interfaces": [
+            interface for interface in interfaces if not interface["loopback"] and interface["name"] not in carriers
+        ],
+        "addresses": sorted(address.split("/")[0] for interface in interfaces for address in interface["addresses"]),
+        "routes": [route for route in routes if route["interface"] not in carriers],
+        "kernel": {"release": platform.release(), "version": ".".join(map(str, version))},
+        "capabilities": {**_kernel.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
+        "package_manager": "apt" if shutil.which("apt-get") else "dnf",
+        "libraries": {library: importable(library) for library in ("bcc", "pyroute2")},
+        "machine_id": machine_id(),
+        "control": asdict(control) if control else None,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "uplinks": {"type": "list", "elements": "str", "default": []},
+            "workload_interfaces": {"type": "list", "elements": "str", "default": ["cali*"]},
+        },
+        supports_check_mode=True,
+    )
+    run(module, lambda: {"changed": False, "ansible_facts": {"overlay": gather(module)}})
+
+
+if __name__ == "__main__":
+    main()

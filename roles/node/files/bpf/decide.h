@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* May this packet leave the kernel's path, and which way? Every "no" has its reason. */
+#pragma once
+
+struct way {
+	__u32 ifindex;
+	__u32 mtu;
+	union address next_hop; /* towards the uplink */
+	bool transient;         /* the flow is being opened or closed */
+};
+
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+
+/*
+ * Where would the kernel forward a packet from `source` to `destination` that came in by `input`? Returns the
+ * interface, 0 for "nowhere". Before Linux 5.12 the helper names no interface while the neighbour is unknown; then
+ * `ifindex` still holds the input, and the answer matches nothing.
+ */
+static __always_inline __u32 route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u32 input,
+				   const union address *source, const union address *destination)
+{
+	long result;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = input;
+	fib->l4_protocol = IPPROTO_TCP;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		fib->family = 10; /* AF_INET6 */
+		__builtin_memcpy(fib->ipv6_src, source, sizeof(*source));
+		__builtin_memcpy(fib->ipv6_dst, destination, sizeof(*destination));
+	} else {
+		fib->family = 2; /* AF_INET */
+		fib->ipv4_src = source->words[3];
+		fib->ipv4_dst = destination->words[3];
+	}
+	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	return fib->ifindex;
+}
+
+static __always_inline bool same_words(const __u32 *one, const __u32 *other)
+{
+	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
+}
+
+/* After route(): does the kernel use the next hop of the maps too? */
+static __always_inline bool same_next_hop(const struct bpf_fib_lookup *fib, const union address *next_hop)
+{
+	if (fib->family == 2)
+		return fib->ipv4_dst == next_hop->words[3];
+	return same_words(fib->ipv6_dst, next_hop->words);
+}
+
+static __always_inline void set_way(struct way *way, const struct packet *packet, const struct flow *flow)
+{
+	if (packet->direction == FROM_WORKLOAD) {
+		way->ifindex = flow->uplink;
+		way->mtu = flow->uplink_mtu;
+		way->next_hop = flow->next_hop;
+	} else {
+		way->ifindex = flow->ifindex;
+		way->mtu = flow->workload_mtu;
+	}
+}
+
+/* A first packet: makes the flow, or says why not. */
+static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+				     struct flow *flow, struct way *way)
+{
+	bool from_workload = packet->direction == FROM_WORKLOAD;
+	struct prefix prefix = {.length = 128, .address = packet->key.remote};
+	struct bpf_fib_lookup fib;
+	struct workload *workload;
+	struct flow *known;
+	struct peer *peer;
+	__u64 *silent_since;
+	__u64 now = bpf_ktime_get_ns();
+
+	/* The same first packet again, and no answer came by here: something on the way is missing. Leave this
+	 * flow, and for a while this workload, to the kernel. */
+	known = transient.lookup(&packet->key);
+	if (known) {
+		bool repeated = known->session == active->session && known->state <= FLOW_ANSWERED;
+		bool unanswered = known->state == FLOW_OPENING;
+
+		forget_transient(packet);
+		if (repeated) {
+			if (unanswered)
+				silent.update(&packet->key.workload, &now);
+			return refuse(packet, REASON_first_packet_repeated);
+		}
+	}
+	if (flows.delete(&packet->key) == 0)
+		count(packet->direction, REASON_flow_replaced, 0);
+	if (active->mode != MODE_ON)
+		return refuse(packet, REASON_draining);
+	if (!is_service(from_workload ? packet->key.remote_port : packet->key.workload_port))
+		return refuse(packet, REASON_not_service);
+
+	workload = ifindex_map.lookup(&packet->key.workload);
+	if (!workload)
+		return refuse(packet, from_workload ? REASON_spoofed : REASON_not_workload);
+	if (from_workload && workload->ifindex != skb->ifindex)
+		return refuse(packet, REASON_spoofed);
+	if (ifindex_map.lookup(&packet->key.remote))
+		return refuse(packet, from_workload ? REASON_same_node : REASON_spoofed);
+	peer = peers.lookup(&prefix);
+	if (!peer)
+		return refuse(packet, REASON_not_peer);
+	if (!peer->ifindex)
+		return refuse(packet, REASON_host_address);
+	if (!from_workload && peer->ifindex != skb->ifindex)
+		return refuse(packet, REASON_wrong_uplink);
+	if (!carries_overlay(workload->ifindex) || !carries_overlay(peer->ifindex))
+		return refuse(packet, REASON_interface_gone);
+	silent_since = silent.lookup(&packet->key.workload);
+	if (silent_since && now - *silent_since < OVERLAY_SILENT_NS)
+		return refuse(packet, REASON_silent);
+
+	flow->ifindex = workload->ifindex;
+	flow->workload_mtu = workload->mtu;
+	flow->uplink = peer->ifindex;
+	flow->uplink_mtu = peer->mtu;
+	flow->next_hop = peer->next_hop;
+	if (!(flow->next_hop.halves[0] | flow->next_hop.halves[1]))
+		flow->next_hop = packet->key.remote;
+	if (route(skb, &fib, flow->uplink, &packet->key.remote, &packet->key.workload) != flow->ifindex)
+		return refuse(packet, REASON_route_differs);
+	if (route(skb, &fib, flow->ifindex, &packet->key.workload, &packet->key.remote) != flow->uplink ||
+	    !same_next_hop(&fib, &flow->next_hop))
+		return refuse(packet, REASON_route_differs);
+
+	flow->session = active->session;
+	flow->since = now;
+	flow->opened_by = packet->direction;
+	flow->state = FLOW_OPENING;
+	set_way(way, packet, flow);
+	return true;
+}
+
+static __always_inline bool too_big(struct __sk_buff *skb, const struct packet *packet, __u32 ifindex, __u32 mtu)
+{
+	/* Of a GSO packet, one segment counts (skb_gso_network_seglen in net/core/gso.c). */
+	__u32 length = skb->gso_size ? skb->gso_size + packet->header_length : packet->length;
+
+	if (length <= OVERLAY_ALWAYS_FITS)
+		return false;
+#if OVERLAY_CHECK_MTU
+	{
+		long (*check_mtu)(void *, __u32, __u32 *, __s32, __u64) = (void *)163; /* BPF_FUNC_check_mtu */
+		__u32 live = 0;
+
+		check_mtu(skb, ifindex, &live, 0, 0);
+		mtu = live; /* set whatever the verdict, which is wrong for GSO packets at ingress */
+	}
+#endif
+	return length > mtu;
+}
+
+/* Not a first packet: the way of its flow, if the flow is known. */
+static __always_inline bool follow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+				  struct way *way)
+{
+	struct flow *flow = flows.lookup(&packet->key);
+	struct sweep *now;
+	__u32 zero = 0;
+
+	if (!flow) {
+		flow = transient.lookup(&packet->key);
+		way->transient = true;
+	}
+	if (!flow || flow->session != active->session)
+		return refuse(packet, REASON_unknown_flow);
+	if (packet->direction == FROM_WORKLOAD && flow->ifindex != skb->ifindex)
+		return refuse(packet, REASON_spoofed);
+	set_way(way, packet, flow);
+	now = sweep.lookup(&zero);
+	if (now && flow->round != now->round)
+		flow->round = now->round;
+	return true;
+}
+
+static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet, struct way *way)
+{
+	bool first = (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	struct control *active;
+	struct flow fresh = {};
+	__u32 zero = 0;
+
+	active = control.lookup(&zero);
+	if (!active || READ_ONCE(active->mode) == MODE_OFF)
+		return refuse(packet, REASON_mode_off);
+	if (READ_ONCE(active->deadline) && bpf_ktime_get_ns() >= active->deadline)
+		return refuse(packet, REASON_lease_expired);
+
+	if (first ? !open_flow(skb, packet, active, &fresh, way) : !follow(skb, packet, active, way))
+		return false;
+
+	if (!carries_overlay(way->ifindex))
+		return refuse(packet, REASON_interface_gone);
+	if (packet->ttl <= 1)
+		return refuse(packet, REASON_ttl);
+	if (too_big(skb, packet, way->ifindex, way->mtu))
+		return refuse(packet, REASON_too_big);
+
+	if (first) {
+		if (transient.update(&packet->key, &fresh))
+			return refuse(packet, REASON_flows_full);
+		count(packet->direction, REASON_flow_opened, 0);
+	} else if (packet->tcp_flags & TCP_RST) {
+		reset(packet);
+	} else if (way->transient) {
+		track_transient(packet);
+	} else if (packet->tcp_flags & TCP_FIN) {
+		track_established(packet);
+	}
+	return true;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#pragma once
+
+/* Filled from the facts. */
+BPF_TABLE("hash", union address, struct workload, ifindex_map, OVERLAY_WORKLOADS);
+BPF_TABLE("array", __u32, __u32, services, 65536); /* port -> protocols; an array, so that its lookup is inlined */
+BPF_LPM_TRIE(peers, struct prefix, struct peer, OVERLAY_PEERS);
+#define SERVICE_TCP 1
+
+/* Interfaces that carry our programs, at index ifindex % 65536. A devmap, because the kernel itself takes an
+ * interface out of it when the interface goes away: an entry proves that it is still the one we attached to. */
+BPF_TABLE("devmap", __u32, __u32, devices, 65536);
+
+/* Written on activation: one entry. */
+BPF_TABLE("array", __u32, struct control, control, 1);
+
+/* The datapath's own. Established flows are never evicted; a flood of first packets churns `transient` only. */
+BPF_TABLE("hash", struct flow_key, struct flow, flows, OVERLAY_FLOWS);
+BPF_TABLE("lru_hash", struct flow_key, struct flow, transient, OVERLAY_TRANSIENT);
+BPF_TABLE("array", __u32, struct flow_key, slots, OVERLAY_FLOWS); /* who holds which place in `flows` */
+BPF_TABLE("array", __u32, struct sweep, sweep, 1);
+BPF_TABLE("lru_hash", union address, __u64, silent, 1024); /* workload -> when it did not answer, ns */
+BPF_TABLE("percpu_array", __u32, struct counter, stats, 2 * REASON_COUNT);
+
+static __always_inline void count(enum direction direction, enum reason reason, __u32 bytes)
+{
+	__u32 index = direction * REASON_COUNT + reason;
+	struct counter *counter = stats.lookup(&index);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+}
+
+static __always_inline bool carries_overlay(__u32 ifindex)
+{
+	__u32 index = ifindex & 0xffff;
+	__u32 *device = devices.lookup(&index);
+
+	return device && *device == ifindex;
+}

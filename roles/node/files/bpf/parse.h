@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Parsing is strict: what is not plain TCP over plain IP, whole and consistent, is left to the kernel. */
+#pragma once
+
+struct packet {
+	enum direction direction;
+	volatile __u8 reason; /* why it stays on the kernel's path */
+	__u8 tcp_flags;      /* 0: an ICMP error; length and TTL are its own, the key is that of the packet quoted inside */
+	__u8 ttl;
+	__u32 ttl_word;      /* four bytes of the packet: IPv4 TTL to header checksum, IPv6 payload length to hop limit */
+	__u32 length;        /* of the IP packet, bytes */
+	__u32 header_length; /* IP and TCP headers, bytes */
+	struct flow_key key;
+};
+
+/*
+ * The answer "no", with its reason. The reason goes through a byte of memory, whose value the verifier forgets: so all
+ * refusals are one path to it, and it looks at what follows once instead of once per reason.
+ */
+static __always_inline bool refuse(struct packet *packet, enum reason reason)
+{
+	packet->reason = reason;
+	return false;
+}
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define LINEAR 128 /* bytes that hold every header looked at here */
+
+static __always_inline __u32 protocols_of(__be16 port)
+{
+	__u32 index = bpf_ntohs(port);
+	__u32 *protocols = services.lookup(&index);
+
+	return protocols ? *protocols : 0;
+}
+
+static __always_inline bool is_service(__be16 port)
+{
+	return protocols_of(port) & SERVICE_TCP;
+}
+
+static __always_inline bool concerns_service(__be16 port, __be16 other)
+{
+	return (protocols_of(port) | protocols_of(other)) & SERVICE_TCP;
+}
+
+/* Both write two whole words, so that the verifier sees one kind of key and looks at the rest of the program once. */
+static __always_inline void set_ipv4(union address *address, __be32 ipv4)
+{
+	address->halves[0] = 0;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	address->halves[1] = (__u64)ipv4 << 32 | bpf_htonl(0xffff);
+#else
+	address->halves[1] = (__u64)bpf_htonl(0xffff) << 32 | ipv4;
+#endif
+}
+
+static __always_inline void set_ipv6(union address *address, const struct in6_addr *ipv6)
+{
+	*address = *(const union address *)ipv6;
+}
+
+/* `source` and `destination` become workload and remote end. `outbound`: the packet is (or was) on its way out. */
+#define SET_KEY(packet, outbound, set, source, destination, source_port, destination_port)                           \
+	do {                                                                                                         \
+		struct flow_key *key_ = &(packet)->key;                                                              \
+		set((outbound) ? &key_->workload : &key_->remote, source);                                           \
+		set((outbound) ? &key_->remote : &key_->workload, destination);                                      \
+		key_->workload_port = (outbound) ? (source_port) : (destination_port);                               \
+		key_->remote_port = (outbound) ? (destination_port) : (source_port);                                 \
+		key_->protocol = IPPROTO_TCP;                                                                        \
+	} while (0)
+
+static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr *tcp, __u32 ip_header)
+{
+	__u8 flags = ((const __u8 *)tcp)[13];
+	__u32 header = tcp->doff * 4;
+
+	if (header < sizeof(*tcp) || packet->length < ip_header + header)
+		return refuse(packet, REASON_malformed);
+	if (!flags || ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
+		return refuse(packet, REASON_malformed);
+	packet->tcp_flags = flags;
+	packet->header_length = ip_header + header;
+	return true;
+}
+
+static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, void *data, void *end)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+
+	if ((void *)(ip + 1) > end)
+		return refuse(packet, REASON_malformed);
+	if (*(__u8 *)ip != 0x45)
+		return refuse(packet, REASON_malformed);
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_ICMP)
+		return refuse(packet, REASON_not_tcp);
+	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
+		return refuse(packet, REASON_fragment);
+	packet->length = bpf_ntohs(ip->tot_len);
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
+	packet->ttl = ip->ttl;
+	packet->ttl_word = *(__u32 *)&ip->ttl;
+
+	if (ip->protocol == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return refuse(packet, REASON_malformed);
+		if (!concerns_service(tcp->dest, tcp->source))
+			return refuse(packet, REASON_not_service);
+		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv4, ip->saddr, ip->daddr, tcp->source, tcp->dest);
+		return parse_tcp(packet, tcp, sizeof(*ip));
+	}
+
+	/* RFC 792: destination unreachable, time exceeded, parameter problem. */
+	struct icmp {
+		__u8 type, code;
+		__be16 checksum;
+		__u32 rest;
+		struct iphdr ip;
+		__be16 source, destination;
+	} *icmp = (void *)(ip + 1);
+
+	if (packet->direction != FROM_UPLINK)
+		return refuse(packet, REASON_not_tcp);
+	if ((void *)(icmp + 1) > end)
+		return refuse(packet, REASON_not_tcp);
+	if (icmp->type != 3 && icmp->type != 11 && icmp->type != 12)
+		return refuse(packet, REASON_not_tcp);
+	if (*(__u8 *)&icmp->ip != 0x45 || icmp->ip.protocol != IPPROTO_TCP || (icmp->ip.frag_off & bpf_htons(0x1fff)) ||
+	    icmp->ip.saddr != ip->daddr || packet->length < sizeof(*ip) + sizeof(*icmp))
+		return refuse(packet, REASON_malformed);
+	if (!concerns_service(icmp->source, icmp->destination))
+		return refuse(packet, REASON_not_service);
+	SET_KEY(packet, true, set_ipv4, icmp->ip.saddr, icmp->ip.daddr, icmp->source, icmp->destination);
+	return true;
+}
+
+static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *packet, void *data, void *end)
+{
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	union address destination;
+
+	if ((void *)(ip + 1) > end)
+		return refuse(packet, REASON_malformed);
+	if (*(__u8 *)ip >> 4 != 6)
+		return refuse(packet, REASON_malformed);
+	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_ICMPV6)
+		return refuse(packet, ip->nexthdr == IPPROTO_FRAGMENT ? REASON_fragment : REASON_not_tcp);
+	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
+	packet->ttl = ip->hop_limit;
+	packet->ttl_word = *(__u32 *)&ip->payload_len;
+
+	if (ip->nexthdr == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return refuse(packet, REASON_malformed);
+		if (!concerns_service(tcp->dest, tcp->source))
+			return refuse(packet, REASON_not_service);
+		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
+		return parse_tcp(packet, tcp, sizeof(*ip));
+	}
+
+	/* RFC 4443: types 1 to 4 are the errors that a TCP can get. */
+	struct icmpv6 {
+		__u8 type, code;
+		__be16 checksum;
+		__u32 rest;
+		struct ipv6hdr ip;
+		__be16 source, destination;
+	} *icmp = (void *)(ip + 1);
+
+	if (packet->direction != FROM_UPLINK)
+		return refuse(packet, REASON_not_tcp);
+	if ((void *)(icmp + 1) > end)
+		return refuse(packet, REASON_not_tcp);
+	if (icmp->type < 1 || icmp->type > 4)
+		return refuse(packet, REASON_not_tcp);
+	if (*(__u8 *)&icmp->ip >> 4 != 6 || icmp->ip.nexthdr != IPPROTO_TCP ||
+	    packet->length < sizeof(*ip) + sizeof(*icmp))
+		return refuse(packet, REASON_malformed);
+	if (!concerns_service(icmp->source, icmp->destination))
+		return refuse(packet, REASON_not_service);
+	SET_KEY(packet, true, set_ipv6, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
+	set_ipv6(&destination, &ip->daddr);
+	if (!same_address(&packet->key.workload, &destination))
+		return refuse(packet, REASON_malformed);
+	return true;
+}
+
+static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
+{
+	bool ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
+	__u32 wanted = ETH_HLEN + sizeof(struct tcphdr) + (ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	void *data, *end;
+
+	if (skb->vlan_present || (!ipv4 && skb->protocol != bpf_htons(ETH_P_IPV6)))
+		return refuse(packet, REASON_not_ip);
+	/* Only when the headers are not linear: a partial pull corrupts some GRO packets (projectcalico/calico #11424). */
+	if (skb->data_end - skb->data < wanted && skb->len >= wanted)
+		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN > end)
+		return refuse(packet, REASON_malformed);
+	if (ipv4)
+		return parse_ipv4(skb, packet, data, end);
+	return parse_ipv6(skb, packet, data, end);
+}

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Latency of one byte there and back, of all contenders in turn, round after round."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import topology
+from .objects import HERE, BenchError, Loaded
+
+MANY = 500
+WARM_UP = 500
+CPU = max(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    title: str
+    loaded: Loaded | None = None
+    programs: tuple[str, str] = ("from_uplink", "from_workload")
+    rules: int = 0
+    """How many more than three, in each of two chains."""
+    mode: str = "on"
+    direct: bool = False
+    bypassed: bool = False
+    counted: bool = False
+    """It has the map ``stats``."""
+
+
+def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]:
+    old = {"loaded": original, "programs": ("request", "reply"), "bypassed": True}
+    ours = {"bypassed": True, "counted": True}
+    return [
+        Contender("direct", "direct veth pair (floor)", direct=True),
+        Contender("kernel", "kernel, 3 rules"),
+        Contender("kernel_rules", "kernel, 2 × 500 rules", rules=MANY),
+        Contender("off", "kernel, 3 rules, attached, mode off", loaded=peer, mode="off", counted=True),
+        Contender("original", "original design (neigh/neigh)", **old),
+        Contender("neigh", "overlay, neigh/neigh", loaded=neigh, **ours),
+        Contender("peer", "overlay, peer/neigh", loaded=peer, **ours),
+        Contender("peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, **ours),
+    ]
+
+
+@contextlib.contextmanager
+def _program() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ovl-xbench-") as folder:
+        path = f"{folder}/rr"
+        done = subprocess.run(["gcc", "-O2", "-o", path, str(HERE / "rr.c")], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"gcc: {done.stderr.strip()}")
+        yield path
+
+
+def _round(contender: Contender, rr: str, trips: int) -> int:
+    """p50 in nanoseconds. Raises BenchError when the packets did not go the way that this contender stands for."""
+    loaded = contender.loaded
+    with contextlib.ExitStack() as stack:
+        topology.filter_packets(contender.rules)
+        if loaded:
+            if contender.counted:
+                topology.set_mode(loaded, contender.mode)
+            stack.enter_context(topology.attached(*(loaded.programs[name] for name in contender.programs)))
+        before = loaded.counters() if loaded and contender.counted else {}
+        address = topology.DIRECT_WORKLOAD if contender.direct else topology.WORKLOAD_IPV4
+        command = [rr, topology.CLIENT, topology.WORKLOAD, address, str(topology.PORT), str(CPU), str(WARM_UP), str(trips)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout and process.stdin and process.stderr
+            answer = process.stdout.readline().split()
+            if not answer:
+                raise BenchError(f"{contender.title}: {process.stderr.read().strip()}")
+            known = topology.tracked(int(answer[4]))
+            after = loaded.counters() if loaded and contender.counted else {}
+            process.stdin.close()
+    if not contender.direct and known == contender.bypassed:
+        raise BenchError(f"{contender.title}: conntrack {'knows' if known else 'does not know'} the connection")
+    if contender.counted:
+        expected = trips + WARM_UP if contender.bypassed else 0
+        for label in ("uplink.to_workload", "workload.to_uplink"):
+            redirected = after[label] - before[label]
+            # Besides the bytes there are the handshake and a few acknowledgements, and never less.
+            if not expected <= redirected <= expected * 2 + 10 * bool(expected):
+                raise BenchError(f"{contender.title}: {redirected} packets {label}, {expected} expected")
+    return int(answer[0])
+
+
+def measure(original: Loaded, neigh: Loaded, peer: Loaded, rounds: int, trips: int) -> dict[str, list[int]]:
+    """Contender -> p50 of every round, ns."""
+    everyone = contenders(original, neigh, peer)
+    found: dict[str, list[int]] = {contender.name: [] for contender in everyone}
+    with _program() as rr:
+        for _ in range(rounds):
+            # In a new order each time, so that nobody always follows the same neighbour.
+            for contender in random.sample(everyone, len(everyone)):
+                found[contender.name].append(_round(contender, rr, trips))
+    return found
+
+
+def figures(found: dict[str, list[int]]) -> dict[str, float]:
+    p50 = {name: statistics.median(rounds) for name, rounds in found.items()}
+    overhead = p50["kernel"] - p50["direct"]
+    result: dict[str, Any] = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
+    for name in ("peer", "neigh", "original"):
+        result[f"rr.overhead_removed.{name}"] = (p50["kernel"] - p50[name]) / overhead
+    result["rr.rules_p50_change"] = p50["peer_rules"] / p50["peer"] - 1
+    result["rr.kernel_rules_p50_change"] = p50["kernel_rules"] / p50["kernel"] - 1
+    result["rr.off_change"] = p50["off"] / p50["kernel"] - 1
+    return result

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""client - veth - node - veth - workload, in namespaces of our own, and a direct veth between the two ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
+
+from .objects import BenchError, Loaded
+
+CLIENT, NODE, WORKLOAD = "ovl-xbench-client", "ovl-xbench-node", "ovl-xbench-workload"
+UPLINK, HOST_SIDE = "ens47f1", "cali0"
+UPLINK_MAC, HOST_SIDE_MAC = "02:00:00:00:00:11", "02:00:00:00:00:22"
+PORT = 8080
+
+CLIENT_IPV4, NODE_IPV4, WORKLOAD_IPV4 = "198.18.0.1", "198.18.0.11", "10.244.1.10"
+CLIENT_IPV6, NODE_IPV6, WORKLOAD_IPV6 = "fd00:198:18::1", "fd00:198:18::b", "fd00:10:244:1::a"
+DIRECT_CLIENT, DIRECT_WORKLOAD = "192.0.2.1", "192.0.2.2"
+CLIENTS = ("198.18.0.0/24", "fd00:198:18::/64")
+MTU = 1500
+
+# No bridge anywhere: with one in the path the floor is out of reach.
+_COMMANDS = f"""
+-n {NODE} link add {UPLINK} address {UPLINK_MAC} type veth peer name eth0 netns {CLIENT}
+-n {NODE} link add {HOST_SIDE} address {HOST_SIDE_MAC} type veth peer name eth0 netns {WORKLOAD}
+-n {CLIENT} link add direct type veth peer name direct netns {WORKLOAD}
+-n {CLIENT} addr add {CLIENT_IPV4}/24 dev eth0
+-n {CLIENT} addr add {CLIENT_IPV6}/64 dev eth0 nodad
+-n {CLIENT} addr add {DIRECT_CLIENT}/30 dev direct
+-n {NODE} addr add {NODE_IPV4}/24 dev {UPLINK}
+-n {NODE} addr add {NODE_IPV6}/64 dev {UPLINK} nodad
+-n {WORKLOAD} addr add {WORKLOAD_IPV4}/32 dev eth0
+-n {WORKLOAD} addr add {WORKLOAD_IPV6}/128 dev eth0 nodad
+-n {WORKLOAD} addr add {DIRECT_WORKLOAD}/30 dev direct
+-n {CLIENT} link set eth0 up
+-n {CLIENT} link set direct up
+-n {WORKLOAD} link set eth0 up
+-n {WORKLOAD} link set direct up
+-n {NODE} link set {UPLINK} up
+-n {NODE} link set {HOST_SIDE} up
+-n {CLIENT} route add 10.244.1.0/24 via {NODE_IPV4}
+-n {CLIENT} route add fd00:10:244:1::/64 via {NODE_IPV6}
+-n {NODE} route add default via {CLIENT_IPV4}
+-n {NODE} route add {WORKLOAD_IPV4} dev {HOST_SIDE} scope link
+-n {NODE} route add {WORKLOAD_IPV6} dev {HOST_SIDE}
+-n {WORKLOAD} route add 169.254.1.1 dev eth0 scope link
+-n {WORKLOAD} route add default via 169.254.1.1 dev eth0
+"""
+_SYSCTLS = {
+    "ipv4/ip_forward": "1",
+    "ipv6/conf/all/forwarding": "1",
+    f"ipv4/conf/{HOST_SIDE}/proxy_arp": "1",
+    f"ipv4/neigh/{HOST_SIDE}/proxy_delay": "0",
+}
+
+
+def ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def _enter(path: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "rb") as file:
+        if libc.setns(file.fileno(), 0x40000000):
+            raise OSError(ctypes.get_errno(), "setns", path)
+
+
+def _delete_all() -> None:
+    for name in (CLIENT, NODE, WORKLOAD):
+        if os.path.exists(f"/var/run/netns/{name}"):
+            ip("netns", "delete", name)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[None]:
+    """Inside, this process is in the node's network namespace."""
+    _delete_all()
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        for name in (CLIENT, NODE, WORKLOAD):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for line in _COMMANDS.strip().splitlines():
+            ip(*line.split())
+        _enter(f"/var/run/netns/{NODE}")
+        for key, value in _SYSCTLS.items():
+            Path("/proc/sys/net", key).write_text(value, encoding="ascii")
+        yield
+    finally:
+        _enter(f"/proc/self/fd/{home}")
+        os.close(home)
+        _delete_all()
+
+
+# -- the packet filter ------------------------------------------------------------------------------------------------
+
+
+def _rules(chain: str, hook: str, count: int, last: tuple[str, ...]) -> str:
+    # None of them matches: what is measured is walking past them.
+    many = [f"ip saddr 203.0.113.{i % 256} tcp dport {10000 + i} drop" for i in range(count)]
+    return f"chain {chain} {{ type filter hook {hook};\n" + "\n".join([*many, *last]) + "\n}\n"
+
+
+def filter_packets(many: int) -> None:
+    """What a Kubernetes node has: three rules that need conntrack; before them ``many`` in prerouting and in forward."""
+    text = (
+        "flush ruleset\ntable inet bench {\n"
+        + _rules("before", "prerouting priority mangle; policy accept", many, ())
+        + _rules("forward", "forward priority filter; policy accept", many,
+                 ("ct state invalid counter drop", "ct state established,related accept"))
+        + "chain after { type nat hook postrouting priority srcnat;\n"
+        + f'ip saddr 10.244.1.0/24 ip daddr != 10.244.0.0/16 oifname "{UPLINK}" masquerade\n}}\n}}\n'
+    )  # fmt: skip
+    done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"nft: {done.stderr.strip()}")
+
+
+def tracked(client_port: int) -> bool:
+    """Whether the node's conntrack knows the connection from this port of the client."""
+    done = subprocess.run(["conntrack", "-L", "-p", "tcp", "--sport", str(client_port)],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    if done.returncode:
+        raise BenchError(f"conntrack: {done.stderr.strip()}")
+    return bool(done.stdout.strip())
+
+
+# -- the programs -----------------------------------------------------------------------------------------------------
+
+
+def ifindexes() -> tuple[int, int]:
+    """Uplink and workload's host side."""
+    return socket.if_nametoindex(UPLINK), socket.if_nametoindex(HOST_SIDE)
+
+
+@contextlib.contextmanager
+def attached(from_uplink: int, from_workload: int) -> Iterator[None]:
+    """The two programs at TC ingress, by clsact, as ``tc_bpf_attach`` does it."""
+    with TrafficControl() as traffic_control:
+        for ifindex, program in zip(ifindexes(), (from_uplink, from_workload)):
+            traffic_control.add_clsact(ifindex)
+            traffic_control.add_filter(ifindex, "ingress", 50, 1, "bench", program)
+        try:
+            yield
+        finally:
+            for ifindex in ifindexes():
+                traffic_control.delete_clsact(ifindex)
+
+
+def fill_original(loaded: Loaded) -> None:
+    uplink, host_side = ifindexes()
+    loaded.write("ifindex_map", {WORKLOAD_IPV4: host_side, "0.0.0.0": uplink}.items(), {"ifindex_map": ("ipv4", "u32")})
+
+
+def fill_overlay(loaded: Loaded) -> None:
+    """The maps of a node with one workload whose clients are on the uplink's network."""
+    uplink, host_side = ifindexes()
+    workload = {"ifindex": host_side, "mtu": MTU, "flags": 0}
+    peer = {"uplink": uplink, "mtu": MTU, "next_hop": "::"}
+    loaded.write("ifindex_map", ((address, workload) for address in (WORKLOAD_IPV4, WORKLOAD_IPV6)), _layout.SCHEMAS)
+    loaded.write("services", [(PORT, _layout.PROTOCOLS["tcp"])], _layout.SCHEMAS)
+    loaded.write("peers", ((prefix, peer) for prefix in CLIENTS), _layout.SCHEMAS)
+    loaded.write("devices", ((i % _layout.DEVICES, i) for i in (uplink, host_side)), _layout.SCHEMAS)
+
+
+def set_mode(loaded: Loaded, mode: str) -> None:
+    entry = {"deadline": 0, "mode": mode, "session": 1, "generation": 1}
+    loaded.write("control", [(0, entry)], _layout.SCHEMAS)

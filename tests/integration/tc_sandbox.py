@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A network namespace of its own with veths, a private bpffs and a private /run, to let modules loose in."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ROOT / "collections"
+MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
+PINS = "/sys/fs/bpf/test"
+
+LOADER = """
+import os, sys
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+pin, prog_type, code = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+os.makedirs(os.path.dirname(pin), exist_ok=True)
+fd = bpf.prog_load(code, os.path.basename(pin), prog_type)
+if os.path.exists(pin):
+    os.unlink(pin)
+bpf.obj_pin(fd, pin)
+print(bpf.prog_info(fd).id)
+"""
+
+
+def returns(code: int, padding: int = 0) -> bytes:
+    """A program that does nothing but end with ``code``; ``padding`` makes programs with different tags."""
+    mov_r0 = b"\xb7\x00\x00\x00"
+    return b"".join(mov_r0 + struct.pack("=i", number) for number in range(padding)) + (
+        mov_r0 + struct.pack("=i", code) + b"\x95" + bytes(7)
+    )
+
+
+class Sandbox:
+    """Everything in it goes with :meth:`close`: links and filters belong to the namespace, pins to its bpffs."""
+
+    def __init__(self, name: str, interfaces: tuple[str, ...] = ("eth0", "cali1", "cali2")) -> None:
+        self.name = name
+        subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        hold = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
+        self.holder = subprocess.Popen(["ip", "netns", "exec", name, "sh", "-c", hold], stdout=subprocess.PIPE)
+        assert self.holder.stdout and self.holder.stdout.readline() == b"ready\n"
+        lines = [f"link add {one} type veth peer name p{number}" for number, one in enumerate(interfaces)]
+        self.sh("ip -batch -", "\n".join(lines))
+
+    def close(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+
+    def command(self, *words: str) -> list[str]:
+        return ["nsenter", "-t", str(self.holder.pid), "-m", "-n", *words]
+
+    def sh(self, script: str, stdin: str = "", check: bool = True) -> str:
+        done = subprocess.run(self.command("sh", "-c", script), input=stdin, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def python(self, code: str, *arguments: str) -> str:
+        done = subprocess.run(
+            self.command(sys.executable, "-c", code, *arguments), capture_output=True, text=True, check=False, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def load(self, name: str, code: bytes = returns(-1), prog_type: int = 3) -> int:
+        """Load and pin (over an older pin); returns the program's id."""
+        return int(self.python(LOADER, f"{PINS}/{name}", str(prog_type), code.hex()))
+
+    def module(self, name: str, check: bool = False, prefix: tuple[str, ...] = (), **params: Any) -> dict[str, Any]:
+        """Run a module in here; returns what it printed, with ``rc``."""
+        given = {"ANSIBLE_MODULE_ARGS": {**params, "_ansible_check_mode": check, "_ansible_diff": True}}
+        command = self.command(*prefix, sys.executable, "-m", f"{MODULES}.{name}")
+        done = subprocess.run(
+            command, input=json.dumps(given), capture_output=True, text=True, check=False, env=environment(), cwd="/"
+        )
+        try:
+            return {**json.loads(done.stdout.splitlines()[-1]), "rc": done.returncode}
+        except (ValueError, IndexError):
+            return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+    def attach(self, *attachments: dict[str, Any], check: bool = False, **params: Any) -> dict[str, Any]:
+        return self.module("tc_bpf_attach", check, attachments=list(attachments), **params)
+
+    def both(self, *attachments: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """A dry run, which must change nothing and say what the real run that follows does; the latter's result."""
+        before = self.state()
+        dry = self.attach(*attachments, check=True, **params)
+        assert self.state() == before, "the dry run changed something"
+        real = self.attach(*attachments, **params)
+        assert "attachments" in real, real
+        for key in ("changed", "attachments", "removed", "diff", "warnings"):
+            assert dry.get(key) == real.get(key), (key, dry, real)
+        return real
+
+    def state(self) -> str:
+        """Everything that a run could change, in text."""
+        show = "for d in $(ls /sys/class/net); do for w in ingress egress; do tc filter show dev $d $w; done; done"
+        tcx = f"{sys.executable} -c '{TCX_DUMP}'"
+        return self.sh(f"tc qdisc show; {show}; find /run /sys/fs/bpf -printf '%p %y\\n' | sort") + self.python(TCX_DUMP)
+
+    def filters(self, interface: str, direction: str = "ingress") -> list[str]:
+        """The lines of ``tc filter show`` that stand for one filter each."""
+        shown = self.sh(f"tc filter show dev {interface} {direction}").splitlines()
+        return [line for line in shown if " handle " in line or " fh " in line]
+
+
+TCX_DUMP = """
+import socket
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+for index, name in sorted(socket.if_nameindex()):
+    for way in (46, 47):
+        found = bpf.prog_query_tcx(index, way)[1]
+        if found: print(name, way, found)
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(COLLECTIONS), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def at(interface: str, program: str, **more: Any) -> dict[str, Any]:
+    """One entry of ``attachments``."""
+    return {"interface": interface, "program": f"{PINS}/{program}", **more}
+
+
+def wait_for(condition: Any, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``bpf_object`` and ``bpffs`` on a real kernel and with the real compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.bpf_object_node import ROOT, Node, Outcome, have_requirements, node
+
+pytestmark = pytest.mark.skipif(not have_requirements(), reason="needs root and the distribution's bcc")
+
+PREFIX = "tobj_"  # of all programs and maps here, to find them among those of others
+PIN_DIR = "/sys/fs/bpf/tobj"
+BUILD = f"{PIN_DIR}/build"
+
+MAIN = """\
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/pkt_cls.h>
+#include "tables.h"
+
+int tobj_first(struct __sk_buff *skb)
+{
+    return count(skb->ifindex) ? TC_ACT_UNSPEC : TC_ACT_OK;
+}
+
+int tobj_second(struct __sk_buff *skb)
+{
+    u32 zero = 0;
+    u64 *total = tobj_stats.lookup(&zero);
+    if (total)
+        *total += SECOND;
+    return TC_ACT_UNSPEC;
+}
+"""
+TABLES = """\
+#pragma once
+#include "sizes.h"
+BPF_TABLE("hash", u32, u64, tobj_flows, CAPACITY);
+BPF_TABLE("percpu_array", u32, u64, tobj_stats, 4);
+
+// A header that touches a map: bcc alone would not rewrite this access.
+static inline int count(u32 key)
+{
+    u64 *found = tobj_flows.lookup(&key);
+    return found != 0;
+}
+"""
+SIZES = """\
+#pragma once
+#ifndef CAPACITY
+#define CAPACITY 64
+#endif
+#ifndef SECOND
+#define SECOND 1
+#endif
+"""
+WRITE = """
+import struct, sys
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+fd = bpf.obj_get(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    bpf.map_update(fd, struct.pack("=I", number), struct.pack("=Q", number + 1))
+"""
+READ = """
+import struct, sys
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+fd, key, entries = bpf.obj_get(sys.argv[1]), None, []
+while (key := bpf.map_next_key(fd, key, 4)) is not None:
+    entries.append((int.from_bytes(key, sys.byteorder), int.from_bytes(bpf.map_lookup(fd, key, 8), sys.byteorder)))
+print(sorted(entries))
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "main.c").write_text(MAIN)
+    (tmp_path / "tables.h").write_text(TABLES)
+    (tmp_path / "sizes.h").write_text(SIZES)
+    return tmp_path / "main.c"
+
+
+@pytest.fixture
+def target() -> Iterator[Node]:
+    with node() as fresh:
+        yield fresh
+
+
+def build(target: Node, source: Path, *, dry: bool = False, **params: Any) -> Outcome:
+    how = {key: params.pop(key) for key in ("kill_after", "patch", "wrapper") if key in params}
+    wanted = {"src": str(source), "pin_dir": PIN_DIR, "programs": ["tobj_first", "tobj_second"], **params}
+    return target.run("bpf_object", dry=dry, **how, **wanted)
+
+
+def remove(target: Node, *, dry: bool = False, **how: Any) -> Outcome:
+    return target.run("bpf_object", dry=dry, pin_dir=PIN_DIR, state="absent", **how)
+
+
+def fill(target: Node, count: int) -> None:
+    target.program(WRITE, f"{PIN_DIR}/tobj_flows", str(count))
+
+
+def entries(target: Node) -> str:
+    return target.program(READ, f"{PIN_DIR}/tobj_flows").strip()
+
+
+def expected(count: int) -> str:
+    return str([(number, number + 1) for number in range(count)])
+
+
+def assert_refused(outcome: Outcome, doing: str, *words: str, errno: str | None = None) -> None:
+    """A failure with its four parts, and nothing changed."""
+    assert outcome.result.get("failed"), outcome
+    error = outcome.result["error"]
+    assert error["doing"] == doing, outcome.result["msg"]
+    assert error["target"]
+    assert error["reason"]
+    assert error["advice"].endswith("."), error
+    assert error["errno"] == errno
+    for word in words:
+        assert word in outcome.result["msg"]
+    assert outcome.changes == 0
+
+
+# --- the ordinary life of a build -------------------------------------------------------------------------------------
+
+
+def test_check_real_check_real_then_absent(target: Node, source: Path) -> None:
+    before = target.state(PREFIX)
+    dry = build(target, source, dry=True)
+    assert dry.result["changed"]
+    assert dry.result["compiled"]
+    assert set(dry.ids.values()) == {None}
+    assert target.settled_state(PREFIX) == before
+
+    real = build(target, source)
+    assert real.result["diff"] == dry.result["diff"]
+    assert real.result["digest"] == dry.result["digest"]
+    assert [item["tag"] for item in real.result["programs"]] == [item["tag"] for item in dry.result["programs"]]
+    assert real.bcc
+    state = target.settled_state(PREFIX)
+    assert sorted(state["programs"]) == sorted(real.ids[name] for name in ("tobj_first", "tobj_second"))
+    assert sorted(state["maps"]) == sorted(real.ids[name] for name in ("tobj_flows", "tobj_stats"))
+    assert set(state["pins"]) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/{name}" for name in real.ids)}
+    assert real.result["maps"][0] == {
+        "name": "tobj_flows", "id": real.ids["tobj_flows"], "type": "hash", "key_size": 4, "value_size": 8,
+        "max_entries": 64, "flags": 0, "pin": f"{PIN_DIR}/tobj_flows",
+    }  # fmt: skip
+
+    for again in (build(target, source, dry=True), build(target, source)):
+        assert not again.result["changed"]
+        assert not again.result["compiled"]
+        assert again.ids == real.ids
+        assert not again.bcc, "a second run must not load the compiler"
+        assert again.changes == 0
+    assert target.settled_state(PREFIX) == state
+
+    assert remove(target, dry=True).result["changed"]
+    assert target.settled_state(PREFIX) == state
+    assert remove(target).result["changed"]
+    assert target.settled_state(PREFIX) == before
+    assert not remove(target).result["changed"]
+
+
+def test_a_changed_header_makes_new_programs_and_maps_keep_their_entries(target: Node, source: Path) -> None:
+    first = build(target, source)
+    fill(target, 10)
+    (source.parent / "sizes.h").write_text(SIZES.replace("SECOND 1", "SECOND 2"))
+    dry = build(target, source, dry=True)
+    second = build(target, source)
+    assert second.result["changed"]
+    assert second.result["diff"] == dry.result["diff"]
+    assert second.result["digest"] != first.result["digest"]
+    for name in ("tobj_first", "tobj_second"):
+        assert second.ids[name] != first.ids[name]
+    for name in ("tobj_flows", "tobj_stats"):
+        assert second.ids[name] == first.ids[name] == dry.ids[name]
+    assert entries(target) == expected(10)
+    state = target.settled_state(PREFIX)
+    assert len(state["programs"]) == 2
+    assert len(state["maps"]) == 2
+
+
+def test_a_program_and_a_map_that_are_no_longer_wanted_go(target: Node, source: Path) -> None:
+    build(target, source)
+    (source.parent / "tables.h").write_text(TABLES.replace("tobj_stats", "tobj_counts"))
+    source.write_text(MAIN.replace("tobj_stats", "tobj_counts"))
+    build(target, source, programs=["tobj_second"])
+    pins = target.settled_state(PREFIX)["pins"]
+    assert set(pins) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/tobj_{name}" for name in ("second", "flows", "counts"))}
+
+
+@pytest.mark.parametrize("lost", ["tobj_first", "tobj_stats", "build"])
+def test_a_lost_pin_is_noticed_and_made_again(target: Node, source: Path, lost: str) -> None:
+    build(target, source)
+    target.command("rm", f"{PIN_DIR}/{lost}")
+    if lost == "build":
+        # Without the record nothing shows that the pins are ours, and what is somebody else's is not touched.
+        assert_refused(build(target, source), "pin", "already pinned")
+        return
+    assert build(target, source).result["changed"]
+    assert not build(target, source).result["changed"]
+
+
+def test_defines_are_part_of_the_identity(target: Node, source: Path) -> None:
+    first = build(target, source, defines={"SECOND": 1})
+    assert not build(target, source, defines={"SECOND": True}).result["changed"]
+    second = build(target, source, defines={"SECOND": 7})
+    assert second.result["digest"] != first.result["digest"]
+
+
+# --- maps that change (calico #12876, cilium #28742) ------------------------------------------------------------------
+
+
+def test_map_with_a_new_layout_is_refused_before_anything_changes(target: Node, source: Path) -> None:
+    build(target, source)
+    fill(target, 3)
+    state = target.settled_state(PREFIX)
+    for dry in (True, False):
+        outcome = build(target, source, dry=dry, defines={"CAPACITY": 128})
+        assert_refused(outcome, "carry a map over", "tobj_flows", "capacity 64", "capacity 128", "on_map_change")
+    assert target.settled_state(PREFIX) == state
+    assert entries(target) == expected(3)
+
+
+def test_capacity_is_migrated_with_all_entries(target: Node, source: Path) -> None:
+    first = build(target, source)
+    fill(target, 60)
+    grown = build(target, source, defines={"CAPACITY": 100}, on_map_change="migrate")
+    assert grown.ids["tobj_flows"] != first.ids["tobj_flows"]
+    assert grown.ids["tobj_stats"] == first.ids["tobj_stats"]
+    assert entries(target) == expected(60)
+    state = target.settled_state(PREFIX)
+    assert len(state["maps"]) == 2
+
+    for dry in (True, False):
+        outcome = build(target, source, dry=dry, defines={"CAPACITY": 59}, on_map_change="migrate")
+        assert_refused(outcome, "migrate a map", "59", errno="E2BIG")
+    assert target.settled_state(PREFIX) == state
+    build(target, source, defines={"CAPACITY": 60}, on_map_change="migrate")
+    assert entries(target) == expected(60)
+
+
+def test_another_value_size_is_replaced_only_on_request(target: Node, source: Path) -> None:
+    build(target, source)
+    fill(target, 3)
+    (source.parent / "tables.h").write_text(TABLES.replace('"hash", u32, u64', '"hash", u32, u32').replace("u64 *found", "u32 *found"))  # fmt: skip # noqa: E501
+    assert_refused(build(target, source, on_map_change="migrate"), "migrate a map", "value 8", "value 4")
+    assert build(target, source, on_map_change="replace").result["maps"][0]["value_size"] == 4
+    assert entries(target) == "[]"
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_source_that_does_not_compile(target: Node, source: Path, dry: bool) -> None:
+    (source.parent / "tables.h").write_text(TABLES.replace("return found", "return fuond"))
+    # The line number is the header's own, although the compiler sees one text.
+    assert_refused(build(target, source, dry=dry), "compile", "tables.h:10:", "undeclared identifier 'fuond'")
+    source.write_text(MAIN.replace("count(", "not_declared("))
+    assert_refused(build(target, source, dry=dry), "compile", "not_declared")
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_program_that_the_verifier_refuses(target: Node, source: Path, dry: bool) -> None:
+    before = target.settled_state(PREFIX)
+    source.write_text(MAIN.replace("if (total)", "if (total && *(u8 *)(long)skb->data)"))
+    outcome = build(target, source, dry=dry)
+    assert_refused(outcome, "load a program", "tobj_second", "invalid access to packet", errno="EACCES")
+    assert target.settled_state(PREFIX) == before
+
+
+def test_other_bad_input(target: Node, source: Path, tmp_path: Path) -> None:
+    before = target.settled_state(PREFIX)
+    outcome = build(target, source, programs=["tobj_thrid"])
+    assert_refused(outcome, "find a program", "tobj_thrid", "tobj_first, tobj_second")
+    assert_refused(build(target, tmp_path / "gone.c"), "read the source", "gone.c", errno="ENOENT")
+    assert_refused(build(target, Path("overlay.c")), "read the source", "controller has no such file")
+    assert_refused(build(target, source, defines={"NO-NAME": 1}), "define a macro", "NO-NAME")
+    assert_refused(build(target, source, pin_dir="/sys/fs/bpf/a.b"), "use the folder for pins", "dots")
+    assert_refused(build(target, source, pin_dir="/sys/fs/bpf"), "use the folder for pins", "bpffs itself")
+    assert_refused(build(target, source, pin_dir="/tmp/elsewhere"), "start", "not below a bpffs")
+    source.write_text(MAIN + 'BPF_TABLE_PINNED("hash", u32, u32, tobj_pinned, 1, "/sys/fs/bpf/tobj_pinned");\n')
+    assert_refused(build(target, source, dry=True), "compile", "BPF_TABLE_PINNED")
+    assert target.settled_state(PREFIX) == before
+
+
+def test_missing_capability(target: Node, source: Path) -> None:
+    without = ("setpriv", "--bounding-set=-sys_admin,-bpf", "--inh-caps=-sys_admin,-bpf")
+    outcome = build(target, source, wrapper=without)
+    assert_refused(outcome, "create the maps", "CAP_BPF", "CAP_NET_ADMIN", errno="EPERM")
+
+
+def test_kernel_that_is_too_old(target: Node, source: Path) -> None:
+    outcome = build(target, source, patch={"module_utils._bpf.kernel_release": "5.4.0-42-generic"})
+    assert_refused(outcome, "load programs", "5.4.0-42-generic", "5.10")
+
+
+def test_node_without_the_compiler(target: Node, source: Path) -> None:
+    bare = {"module_utils._bpf.compiler_version": None, "modules.bpf_object.importable": False}
+    dry = build(target, source, dry=True, patch=bare)
+    assert dry.result["changed"]
+    assert dry.result["compiled"]
+    assert dry.result["digest"] is None
+    assert any("python3-bpfcc" in str(warning) for warning in dry.result["warnings"])
+    assert_refused(build(target, source, patch=bare), "start", "python3-bpfcc", "python3-bcc", "something else")
+
+
+def test_somebody_elses_pins_are_not_touched(target: Node, source: Path) -> None:
+    build(target, source, pin_dir="/sys/fs/bpf/other")
+    target.command("mkdir", PIN_DIR)
+    target.command("mv", "/sys/fs/bpf/other/tobj_flows", f"{PIN_DIR}/tobj_flows")
+    before = target.settled_state(PREFIX)
+    assert_refused(build(target, source), "pin", f"{PIN_DIR}/tobj_flows", "already pinned")
+    assert not remove(target).result["changed"]
+    assert target.settled_state(PREFIX) == before
+    # Other names in the same folder are no hindrance, and stay when ours go.
+    target.command("mv", f"{PIN_DIR}/tobj_flows", f"{PIN_DIR}/foreign")
+    build(target, source)
+    remove(target)
+    assert set(target.state(PREFIX)["pins"]) - {f"/sys/fs/bpf/other/{n}" for n in ("build", "tobj_first", "tobj_second", "tobj_stats")} == {"/sys/fs/bpf/other", PIN_DIR, f"{PIN_DIR}/foreign"}  # fmt: skip # noqa: E501
+
+
+# --- killed half way (retina #537) ------------------------------------------------------------------------------------
+
+
+def test_killed_after_each_change_the_next_run_ends_right(source: Path) -> None:
+    """First build, rebuild with a migrated map, and removal, each killed after its n-th change, for every n."""
+    with node(preload=("bcc",)) as target:
+        clean = target.settled_state(PREFIX)
+        total = build(target, source).changes
+        whole = set(target.state(PREFIX)["pins"])
+        remove(target)
+        for number in range(1, total):
+            assert build(target, source, kill_after=number).killed
+            build(target, source)
+            assert not build(target, source).result["changed"]
+            assert set(target.state(PREFIX)["pins"]) == whole, number
+            remove(target)
+        assert target.settled_state(PREFIX) == clean
+
+        bigger: dict[str, Any] = {"defines": {"CAPACITY": 128, "SECOND": 3}, "on_map_change": "migrate"}
+        build(target, source)
+        fill(target, 5)
+        for number in range(1, 9):
+            assert build(target, source, kill_after=number, **bigger).killed
+            # Back to the former build as well as on to the new one.
+            former: dict[str, Any] = {"on_map_change": "migrate"}
+            for params in (former, bigger, former):
+                build(target, source, **params)
+                assert set(target.state(PREFIX)["pins"]) == whole, number
+                assert entries(target) == expected(5)
+        state = target.settled_state(PREFIX)
+        assert len(state["programs"]) == 2
+        assert len(state["maps"]) == 2
+
+        for number in range(1, 7):
+            assert remove(target, kill_after=number).killed
+            remove(target)
+            assert target.settled_state(PREFIX) == clean, number
+            build(target, source)
+
+
+def test_removal_clears_what_a_killed_first_run_left(target: Node, source: Path) -> None:
+    clean = target.settled_state(PREFIX)
+    for number in (2, 4, 8):
+        assert build(target, source, kill_after=number).killed
+        remove(target)
+        assert target.settled_state(PREFIX) == clean, number
+
+
+# --- bpffs (cilium #47847) --------------------------------------------------------------------------------------------
+
+
+def test_bpffs_is_mounted_and_unmounted_only_by_its_owner(source: Path) -> None:
+    with node(mounted=False) as target:
+        dry = build(target, source, dry=True)
+        assert dry.result["changed"]
+        assert any("ebpf.overlay.bpffs" in str(warning) for warning in dry.result["warnings"])
+        assert_refused(build(target, source), "start", "No bpffs is mounted on /sys/fs/bpf")
+
+        assert not target.run("bpffs", state="unmounted").result["changed"]
+        assert target.run("bpffs", dry=True).result["changed"]
+        assert "bpf" not in target.command("findmnt", "-n", "/sys/fs/bpf", check=False).stdout
+        made = target.run("bpffs").result
+        assert made["changed"]
+        assert made["ours"]
+        assert not target.run("bpffs").result["changed"]
+
+        build(target, source)
+        kept = target.run("bpffs", state="unmounted").result
+        assert not kept["changed"]
+        assert "still pinned" in str(kept["warnings"])
+        remove(target)
+        assert target.run("bpffs", state="unmounted", dry=True).result["changed"]
+        assert target.run("bpffs", state="unmounted").result["changed"]
+        assert target.command("findmnt", "-n", "/sys/fs/bpf", check=False).stdout == ""
+
+
+def test_a_bpffs_of_somebody_else_stays(target: Node) -> None:
+    assert not target.run("bpffs").result["changed"]
+    assert not target.run("bpffs", state="unmounted").result["changed"]
+    assert "bpf" in target.command("findmnt", "-n", "/sys/fs/bpf").stdout
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        (("mount", "-t", "bpf", "bpf", "/sys/fs/bpf"), ("more than once", "/sys/fs/bpf")),
+        (("mount", "-t", "tmpfs", "tmpfs", "/sys/fs/bpf"), ("hidden by a later mount", "tmpfs")),
+        (("mount", "-t", "tmpfs", "tmpfs", "/sys/fs"), ("hidden by a later mount", "tmpfs on /sys/fs")),
+    ],
+)
+def test_pins_out_of_sight_are_an_error(target: Node, source: Path, mount: tuple[str, ...], words: Any) -> None:
+    build(target, source)
+    target.command(*mount)
+    for dry in (True, False):
+        assert_refused(build(target, source, dry=dry), "use the bpffs", *words)
+        assert_refused(target.run("bpffs", dry=dry), "use the bpffs", *words)
+        assert_refused(remove(target, dry=dry), "use the bpffs", *words)
+    target.command("umount", mount[-1])
+    assert not build(target, source).result["changed"]
+
+
+# --- through ansible --------------------------------------------------------------------------------------------------
+
+
+def test_source_is_found_on_the_controller(target: Node, source: Path, tmp_path: Path) -> None:
+    """With its headers, from a play's files folder, and under an interpreter that has no bcc."""
+    play = tmp_path / "play"
+    (play / "files" / "bpf").mkdir(parents=True)
+    for name in ("main.c", "tables.h", "sizes.h"):
+        (source.parent / name).rename(play / "files" / "bpf" / name)
+    (play / "play.yml").write_text(
+        "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
+        "    - ebpf.overlay.bpf_object: {src: main.c, pin_dir: /sys/fs/bpf/tobj, programs: [tobj_first]}\n"
+        "      register: made\n"
+        "    - ansible.builtin.assert: {that: [made.compiled == expected, made.changed == expected]}\n"
+    )
+    for outcome in ("true", "false"):
+        done = subprocess.run(
+            ["nsenter", "-t", str(target.pid), "-m", "--", sys.executable, "-m", "ansible.cli.playbook",
+             str(play / "play.yml"), "-i", "localhost,", "-c", "local", "-e", f'{{"expected": {outcome}}}',
+             "-e", f"ansible_python_interpreter={sys.executable}"],
+            capture_output=True, text=True, check=False, timeout=60,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
+                 "ANSIBLE_COLLECTIONS_PATH": f"{ROOT}/collections"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the lab keeps things, the one lock that guards them, and the tools that it needs on the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+LAB_DIR = Path(__file__).resolve().parent
+RUN_DIR = LAB_DIR / "run"
+INVENTORY = RUN_DIR / "inventory.yml"
+KEY = RUN_DIR / "id_ed25519"
+STATE = RUN_DIR / "lab.json"
+PIDS = RUN_DIR / "pids"
+LOGS = RUN_DIR / "logs"
+REQUESTS = RUN_DIR / "requests"
+LOCK = Path("/run/lock/ebpf-overlay-lab.lock")
+NETNS_DIR = Path("/run/netns")
+
+# Every process that the lab leaves running carries this variable, so that it can be found when nothing else is known.
+MARKER = "EBPF_OVERLAY_LAB"
+
+# Tool -> the Debian package that holds it.
+TOOLS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nc": "netcat-openbsd",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+BUILD_TOOLS = {"mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg", "apt-get": "apt"}
+
+
+class LabError(Exception):
+    """Something that the person at the terminal has to know; the text is the whole message."""
+
+
+def cache_dir() -> Path:
+    """The folder with the base systems, the packages and the nodes' writable layers."""
+    return Path(os.environ.get("OVERLAY_CACHE", "/var/cache/ebpf-overlay-lab"))
+
+
+def nodes_dir() -> Path:
+    """The folder with the writable layers of the nodes that run now."""
+    return cache_dir() / "nodes"
+
+
+def require_root() -> None:
+    """Raise LabError unless this process may make namespaces and mounts."""
+    if os.geteuid() != 0:
+        raise LabError("the lab makes network namespaces and mounts and needs root: run it with sudo")
+
+
+def require_tools(tools: dict[str, str]) -> None:
+    """Raise LabError naming every tool that is missing and the packages that hold them."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [tool for tool in tools if shutil.which(tool, path=path) is None]
+    if missing:
+        packages = " ".join(sorted({tools[tool] for tool in missing}))
+        raise LabError(f"missing on this machine: {', '.join(missing)}. Install with: apt-get install {packages}")
+
+
+@contextlib.contextmanager
+def lock(wait_seconds: float = 300.0) -> Iterator[None]:
+    """Hold the machine-wide lock: the namespaces' names are fixed, so there is one lab per machine."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with open(LOCK, "a+", encoding="ascii") as handle:
+        deadline = time.monotonic() + wait_seconds
+        announced = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                if time.monotonic() > deadline:
+                    raise LabError(f"another lab command (process {holder}) is still at work on this machine") from None
+                if not announced:
+                    print(f"waiting for another lab command (process {holder})…", flush=True)
+                    announced = True
+                time.sleep(0.2)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+def marked_environment(role: str) -> dict[str, str]:
+    """This process's environment with the lab's marker, for children that may outlive us."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment["PATH"] = environment.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+    environment[MARKER] = role
+    return environment
+
+
+def die_with_parent() -> None:
+    """For ``preexec_fn``: the kernel kills this child when its parent is killed, even with SIGKILL."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one step: a reader sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.chmod(mode)
+    temporary.replace(path)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, for an error message; empty if there is none."""
+    try:
+        content: Sequence[str] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(content[-lines:])

@@ -114,7 +114,7 @@ def compile_source(text: str, name: str, flags: Sequence[str], programs: Sequenc
         with tempfile.TemporaryDirectory(prefix="ebpf-overlay-") as tree, _captured_stderr(messages):
             _headers.write_tree(tree)
             with _environment("BCC_KERNEL_SOURCE", tree):
-                module = _compiler()(text=text.encode("utf-8"), cflags=[*_headers.cflags(), *FLAGS, *flags])
+                module = _compiler()(text=text.encode("utf-8"), cflags=[*_headers.cflags(tree), *FLAGS, *flags])
     except Exception as error:  # bcc raises plain Exception
         raise _compile_error(name, "".join(messages), error) from error
 

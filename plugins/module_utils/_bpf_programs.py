@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import (
     LINK_CREATE,
@@ -125,7 +126,7 @@ def prog_test_run(
 
 
 def prog_info(fd: int) -> ProgInfo:
-    def fields(preset: bytes) -> tuple[int, ...]:
+    def fields(preset: bytes) -> tuple[Any, ...]:
         raw = object_info(fd, 216, preset)
         return struct.unpack("=II8xII16xQIIQ16s", raw[:80]) + struct.unpack_from("=QQ", raw, 192) + (raw[8:16],)
 

@@ -17,36 +17,35 @@ from typing import Any
 from ansible.module_utils import basic
 
 LARGE = 1 << 20  # bytes of arguments; below it nothing is done, and the list shows in the log and in -vvv as usual
-_SEPARATOR = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
+_CHUNK = 1 << 18  # bytes decoded at a time
 
 
 class BulkList:
-    """A JSON array in text, decoded while it is read."""
+    """A JSON array of objects without arrays inside, as bytes; decoded while it is read."""
 
-    def __init__(self, text: str, start: int) -> None:
-        """``start``: the position after the opening bracket."""
+    def __init__(self, text: bytes, start: int, end: int) -> None:
+        """``start``: the position after the opening bracket, ``end``: that of the closing one."""
         self._text = text
         self._start = start
+        self._end = end
 
-    def blocks(self, count: int) -> Iterator[list[Any]]:
-        """Lists of up to ``count`` items; can be read again. Raises ValueError when the text is not what it seemed."""
-        scan, text, block = json.JSONDecoder().raw_decode, self._text, []
-        position, mark = re.compile(r"[ \t\n\r]*").match(text, self._start).end(), ","  # type: ignore[union-attr]
+    def blocks(self) -> Iterator[list[Any]]:
+        """Lists of some thousand items; can be read once, since the text is let go at the end."""
+        text, position = self._text, self._start
+        self._text = b""
         collecting = gc.isenabled()
         gc.disable()  # nothing here is cyclic; looking for cycles costs as much as decoding
         try:
-            while mark == ",":
-                item, position = scan(text, position)
-                block.append(item)
-                found = _SEPARATOR.match(text, position)
-                if not found:
-                    raise ValueError(f"no separator at {position}")
-                mark, position = found[1], found.end()
-                if len(block) == count:
-                    yield block
-                    block = []
-            if block:
+            while position < self._end:
+                # Without arrays inside, a brace, a comma and a brace stand between two items (or within a string).
+                cut = text.rfind(b"}, {", position, position + _CHUNK) if self._end - position > _CHUNK else -1
+                cut = cut + 1 if cut > 0 else self._end
+                try:
+                    block = json.loads(b"[%b]" % text[position:cut])
+                except ValueError:  # it was a string
+                    block, cut = json.loads(b"[%b]" % text[position : self._end]), self._end
                 yield block
+                position = cut + 1
         finally:
             if collecting:
                 gc.enable()
@@ -62,17 +61,16 @@ def set_aside(name: str) -> BulkList | None:
     raw = getattr(basic, "_ANSIBLE_ARGS", None)
     if not isinstance(raw, bytes) or len(raw) < LARGE or getattr(basic, "_ANSIBLE_PROFILE", None) != "legacy":
         return None
-    text = raw.decode()
-    opening = re.search(rf'"{name}"[ \t\n\r]*:[ \t\n\r]*\[', text)
-    end = text.find("]", opening.end()) if opening else -1
-    if opening is None or end < 0:
+    opening = re.search(rb'"%b"[ \t\n\r]*:[ \t\n\r]*\[' % name.encode(), raw)
+    end = raw.find(b"]", opening.end()) if opening else -1
+    if opening is None or end < 0 or not raw[opening.end() : end].strip():
         return None
-    rest = f"{text[: opening.end()]}{text[end:]}"
+    rest = raw[: opening.end()] + raw[end:]
     try:
         arguments = json.loads(rest)["ANSIBLE_MODULE_ARGS"]
     except (ValueError, KeyError, TypeError):
         return None
     if arguments.get(name) != []:
         return None
-    basic._ANSIBLE_ARGS = rest.encode()
-    return BulkList(text, opening.end())
+    basic._ANSIBLE_ARGS = rest
+    return BulkList(raw, opening.end(), end)

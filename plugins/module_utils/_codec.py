@@ -20,8 +20,9 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._scalars import SURPRISES, Scalar, SchemaError, scalar
@@ -94,6 +95,8 @@ class Codec:
             raise OverlayError("understand a schema", what, error, "Correct the schema of the task.") from None
         self._struct = struct.Struct(layout)
         self.size = self._struct.size
+        self.order: Callable[[bytes], Any] = self._struct.unpack
+        """What to sort encoded values by, so that numbers stand as people count."""
         self._plain = not self.leaves[0].path
         # Which names each struct in it must have, outer ones first.
         self._fields: dict[tuple[str, ...], set[str]] = {}
@@ -148,10 +151,6 @@ class Codec:
             for leaf, raw in zip(self.leaves, self._struct.unpack(data))
         )
 
-    def order(self, data: bytes) -> Any:
-        """What to sort by, so that numbers stand as people count."""
-        return self._struct.unpack(data)
-
     # -- many values --------------------------------------------------------------------------------------------
 
     def encode_column(self, values: Sequence[Any]) -> list[bytes]:
@@ -167,6 +166,8 @@ class Codec:
             for name in leaf.path:
                 picked = map(itemgetter(name), picked)
             columns.append(leaf.scalar.column(picked if isinstance(picked, list) else list(picked)))
+        if self._plain and self._struct.format.endswith("s"):
+            return list(columns[0])
         return list(map(self._struct.pack, *columns))
 
     def total(self, copies: Sequence[bytes]) -> bytes:
@@ -187,6 +188,7 @@ class AsWritten(Codec):
 
     def __init__(self, what: str) -> None:
         super().__init__("bytes:1", what)
+        self.order = bytes
 
     def encode(self, value: Any, where: str = "") -> bytes:  # noqa: ARG002
         return value.encode() if isinstance(value, str) else json.dumps(value, sort_keys=True).encode()
@@ -196,9 +198,6 @@ class AsWritten(Codec):
 
     def show(self, data: bytes) -> str:
         return data.decode()
-
-    def order(self, data: bytes) -> Any:
-        return data
 
 
 def _wrapped(number: int, scalar: Scalar) -> int:
@@ -225,37 +224,40 @@ def encode_entries(blocks: Iterable[Sequence[Any]], key: Codec, value: Codec | N
     start = 0
     for block in blocks:
         try:
-            fresh = _at_once(block, key, value)
+            pairs: Iterable[tuple[bytes, bytes]] = _at_once(block, key, value)
         except SURPRISES:
-            fresh = _one_by_one(block, start, key, value)
-        if not encoded.keys().isdisjoint(fresh):
-            number, twice = next((i, raw) for i, raw in enumerate(fresh, start) if raw in encoded)
-            raise _refusal(f"entries[{number}].key", f"{key.show(twice)} is there twice")
-        encoded.update(fresh)
+            pairs = _one_by_one(block, start, key, value)
+        encoded.update(pairs)
+        if len(encoded) != start + len(block):
+            raise _twice(encoded, block, start, key)
         start += len(block)
     return encoded
 
 
-def _at_once(block: Sequence[Any], key: Codec, value: Codec | None) -> dict[bytes, bytes]:
+def _at_once(block: Sequence[Any], key: Codec, value: Codec | None) -> Iterable[tuple[bytes, bytes]]:
     if set(map(len, block)) - ({2} if value else {1, 2}):
         raise KeyError
     keys = key.encode_column(list(map(itemgetter("key"), block)))
-    values = value.encode_column(list(map(itemgetter("value"), block))) if value else [b""] * len(keys)
-    fresh = dict(zip(keys, values))
-    if len(fresh) != len(block):
-        raise KeyError
-    return fresh
+    return zip(keys, value.encode_column(list(map(itemgetter("value"), block))) if value else repeat(b""))
 
 
-def _one_by_one(block: Sequence[Any], start: int, key: Codec, value: Codec | None) -> dict[bytes, bytes]:
-    encoded: dict[bytes, bytes] = {}
+def _twice(encoded: Mapping[bytes, bytes], block: Sequence[Any], start: int, key: Codec) -> OverlayError:
+    seen = set(islice(encoded, start))
+    for number, entry in enumerate(block, start):
+        raw = key.encode(entry["key"])
+        if raw in seen:
+            return _refusal(f"entries[{number}].key", f"{key.show(raw)} is there twice")
+        seen.add(raw)
+    raise AssertionError("no key is there twice")
+
+
+def _one_by_one(
+    block: Sequence[Any], start: int, key: Codec, value: Codec | None
+) -> Iterator[tuple[bytes, bytes]]:
     for number, entry in enumerate(block, start):
         where = f"entries[{number}]"
         wanted = {"key", "value"} if value else {"key"}
         if not isinstance(entry, Mapping) or not wanted <= set(entry) <= {"key", "value"}:
             raise _refusal(where, f"{entry!r} is not a mapping with {' and '.join(sorted(wanted))}")
         raw = key.encode(entry["key"], f"{where}.key")
-        if raw in encoded:
-            raise _refusal(f"{where}.key", f"{key.show(raw)} is there twice")
-        encoded[raw] = value.encode(entry["value"], f"{where}.value") if value else b""
-    return encoded
+        yield raw, value.encode(entry["value"], f"{where}.value") if value else b""

@@ -36,8 +36,8 @@ def hand_over(flows: Iterable[dict[str, Any]]) -> int:
     Raises :class:`OverlayError`.
     """
     # Late, because the module also runs where pyroute2 is not installed yet.
-    from pyroute2 import NFCTSocket  # noqa: PLC0415
-    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple  # noqa: PLC0415
+    from pyroute2 import NFCTSocket
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
     with open(_SYSCTL, encoding="ascii") as stream:
         timeout = int(stream.read())

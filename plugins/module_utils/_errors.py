@@ -12,7 +12,7 @@ class OverlayError(Exception):
 
     ``doing``: the action in the infinitive, "attach a filter".
     ``target``: what it was done to: interface and direction, map and key, pin, file.
-    ``reason``: what the kernel, the compiler or the verifier said. An :class:`OSError` becomes "ENODEV (No such device)".
+    ``reason``: what the kernel, the compiler or the verifier said. OSError: "ENODEV (No such device)".
     ``advice``: what the person can do next, a full sentence.
     """
 

@@ -11,6 +11,7 @@ import glob
 import os
 
 SYSTEM = "/usr/include"
+_AFTER = "after"
 
 # bcc includes kconfig.h by force and expects these types from it.
 _KCONFIG = """\
@@ -61,10 +62,10 @@ def multiarch() -> str | None:
     return None
 
 
-def cflags() -> list[str]:
+def cflags(tree: str) -> list[str]:
     """The flags that go with the tree. They hold paths only, so that they are no part of a build's identity."""
     folder = multiarch()
-    return [*([f"-I{folder}"] if folder else []), "-idirafter", SYSTEM]
+    return [*([f"-I{folder}"] if folder else []), "-idirafter", SYSTEM, "-idirafter", f"{tree}/{_AFTER}"]
 
 
 def missing() -> str | None:
@@ -104,13 +105,6 @@ def write_tree(folder: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(text)
-    uapi = os.path.join(folder, "include/uapi/linux")
-    with os.scandir(f"{SYSTEM}/linux") as entries:
-        for entry in entries:
-            path = os.path.join(uapi, entry.name)
-            if entry.is_dir():
-                os.symlink(entry.path, path)
-            elif entry.name.endswith(".h") and not os.path.exists(path):
-                # By absolute path: a relative include would find this very file again.
-                with open(path, "w", encoding="utf-8") as stream:
-                    stream.write(f'#include "{entry.path}"\n')
+    # <uapi/linux/ip.h> is found last of all, by way of this link, and <uapi/linux/bpf.h> before it in the tree.
+    os.mkdir(os.path.join(folder, _AFTER))
+    os.symlink(SYSTEM, os.path.join(folder, _AFTER, "uapi"))

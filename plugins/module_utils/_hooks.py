@@ -171,6 +171,8 @@ def apply(operations: tuple[Any, ...], warn: Callable[[str], None]) -> None:
             try:
                 _perform(operation, traffic_control)
             except OSError as error:
+                if isinstance(operation, do.AddClsact):  # whatever qdisc is there now, it is not ours
+                    qdisc_records.forget(operation.ifindex, operation.interface)
                 if error.errno in (errno.ENODEV, errno.ENOLINK):
                     gone[operation.ifindex] = operation, error
                     qdisc_records.forget(operation.ifindex, operation.interface)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The overlay's own names: where it pins, and what its maps hold. ``roles/node/files/bpf/types.h`` says the same in C."""
+"""The overlay's own names: where it pins, and what its maps hold (in C: ``roles/node/files/bpf/types.h``)."""
 
 from __future__ import annotations
 

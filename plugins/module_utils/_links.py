@@ -33,7 +33,7 @@ def _ip(run: Run, *arguments: str) -> list[dict[str, Any]]:
 
 
 def interfaces(run: Run) -> list[dict[str, Any]]:
-    """``name, ifindex, mtu`` (bytes), ``mac, kind`` (such as veth), ``up, addresses`` (with prefix length; global scope)."""
+    """``name, ifindex, mtu`` (bytes), ``mac, kind, loopback, up, addresses`` (global, with prefix length)."""
     found = []
     for link in _ip(run, "address", "show"):
         found.append(

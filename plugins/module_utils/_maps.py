@@ -7,8 +7,9 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from operator import eq
 from struct import iter_unpack
 from typing import Any
 
@@ -34,6 +35,48 @@ _ADVICE = {
 }
 
 
+class Entries(Mapping[bytes, bytes]):
+    """What a large map held, packed as the kernel gave it; the table is made only for whoever looks into it."""
+
+    def __init__(self, key_size: int, value_size: int, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        self._sizes = key_size, value_size
+        self._blocks = blocks
+        self._table: dict[bytes, bytes] | None = None
+
+    def _column(self, place: int) -> Iterator[bytes]:
+        layout = f"{self._sizes[place]}s"
+        return chain.from_iterable(chain.from_iterable(iter_unpack(layout, block[place]) for block in self._blocks))
+
+    @property
+    def table(self) -> dict[bytes, bytes]:
+        if self._table is None:
+            self._table = dict(zip(self._column(0), self._column(1)))
+        return self._table
+
+    def __eq__(self, other: object) -> bool:
+        if self._table is None and isinstance(other, dict):
+            count = sum(map(len, (keys for keys, _values in self._blocks))) // self._sizes[0]
+            if count == len(other):
+                # As many pairs as the other has, all of them in it, and none twice: then its keys add up to the same.
+                same = all(map(eq, map(other.get, self._column(0)), self._column(1)))
+                return same and sum(map(hash, self._column(0))) == sum(map(hash, other))
+        return self.table == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, key: bytes) -> bytes:
+        return self.table[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.table
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
 class PinnedMap:
     """An open map. Values are logical: a per-CPU entry has one, the sum over all CPUs (see Codec.total)."""
 
@@ -47,23 +90,24 @@ class PinnedMap:
         )
         self._stride = self.info.value_stride
         # What the map held when it was last read, all CPUs' copies: what a failed write goes back to.
-        self._former: dict[bytes, bytes] = {}
+        self._former: Mapping[bytes, bytes] = {}
 
     # -- read -----------------------------------------------------------------------------------------------------
 
-    def read(self, total: Callable[[Sequence[bytes]], bytes] | None = None) -> dict[bytes, bytes]:
+    def read(self, total: Callable[[Sequence[bytes]], bytes]) -> Mapping[bytes, bytes]:
         """All entries, without an array's slots of zeros. Raises OverlayError.
 
         ``total`` makes one value of a per-CPU entry's copies. While others write, an entry may be missed or be the
         old one, as in any reader of a live map; it is never torn between two keys, and the loop always ends.
         """
-        entries: dict[bytes, bytes] = {}
         # A hash that shrinks under the reader may send it back to the start, again and again.
         limit, steps = 4 * self.info.max_entries + 1024, 0
+        blocks = []
         try:
-            for count, pairs in self._blocks():
-                entries.update(pairs)
-                steps += count
+            for keys, values in self._blocks():
+                steps += len(keys) // self.info.key_size
+                if any(values) or not self.indexed:
+                    blocks.append((keys, values))
                 if steps > limit:
                     raise OverlayError(
                         "read a map", self.path, f"it changes faster than it can be read ({steps} entries so far)",
@@ -71,26 +115,19 @@ class PinnedMap:
                     )  # fmt: skip
         except OSError as error:
             raise _refused("read a map", self.path, error) from error
+        entries: Mapping[bytes, bytes] = Entries(self.info.key_size, self._stride, blocks)
+        if self.indexed:
+            entries = {key: value for key, value in entries.items() if any(value)}
         self._former = entries
         if self.info.per_cpu:
-            if total is None:
-                raise ValueError("a per-CPU map needs to know how to sum")
             return {key: total(self._copies(value)) for key, value in entries.items()}
         return entries
 
-    def _blocks(self) -> Iterator[tuple[int, Iterable[tuple[bytes, bytes]]]]:
+    def _blocks(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values, packed; in batches where the kernel has them for this map, one by one elsewhere."""
         size = self.info.key_size
         try:
-            for keys, values in bpf.map_lookup_batch(self.fd, size, self._stride):
-                count = len(keys) // size
-                if self.indexed and not any(values):
-                    yield count, ()
-                    continue
-                pairs = zip(
-                    chain.from_iterable(iter_unpack(f"{size}s", keys)),
-                    chain.from_iterable(iter_unpack(f"{self._stride}s", values)),
-                )
-                yield count, (pair for pair in pairs if any(pair[1])) if self.indexed else pairs
+            yield from bpf.map_lookup_batch(self.fd, size, self._stride)
         except OSError as error:
             if error.errno not in (bpf.ENOTSUPP, errno.EINVAL, errno.EINTR):
                 raise
@@ -99,7 +136,7 @@ class PinnedMap:
         key = bpf.map_next_key(self.fd, None, size)
         while key is not None:
             value = bpf.map_lookup(self.fd, key, self._stride)
-            yield 1, () if value is None or (self.indexed and not any(value)) else ((key, value),)
+            yield (key, value) if value is not None else (b"", b"")
             key = bpf.map_next_key(self.fd, key, size)
 
     def _copies(self, value: bytes) -> list[bytes]:
@@ -117,12 +154,13 @@ class PinnedMap:
         try:
             for operation in operations:
                 if isinstance(operation, DeleteEntries):
-                    keys = list(operation.keys)
-                    self._each(keys, None if not self.indexed else [bytes(self._stride)] * len(keys), touched)
+                    zeros = (bytes(self._stride),) * len(operation.keys)
+                    self._each(operation.keys, zeros if self.indexed else None, touched)
                 else:
-                    keys = [key for key, _value in operation.entries]
-                    # A per-CPU entry's value goes to CPU 0 and zeros to the others, so that the sum is the value.
-                    self._each(keys, [value.ljust(self._stride, b"\0") for _key, value in operation.entries], touched)
+                    values = operation.values
+                    if self.info.per_cpu:  # on CPU 0, and zeros on the others, so that the sum is the value
+                        values = tuple(value.ljust(self._stride, b"\0") for value in values)
+                    self._each(operation.keys, values, touched)
         except _WriteError as failed:
             lost = self._restore(touched)
             advice = _ADVICE.get(failed.error.errno or 0, "Look at the kernel's log, then run again.")
@@ -131,7 +169,7 @@ class PinnedMap:
                 "write to a map", f"{self.path}, entry {show(failed.key)}", failed.error, f"{advice} {undone}"
             ) from failed.error
 
-    def _each(self, keys: list[bytes], values: list[bytes] | None, touched: list[bytes]) -> None:
+    def _each(self, keys: Sequence[bytes], values: Sequence[bytes] | None, touched: list[bytes]) -> None:
         """Write (without values: delete) in batches where the kernel has them for this map, one by one elsewhere."""
         for start in range(0, len(keys), BATCH):
             part = keys[start : start + BATCH]
@@ -147,7 +185,7 @@ class PinnedMap:
                     raise _WriteError(part[min(error.done, len(part) - 1)], error) from error
                 self._singly(part, parts)
 
-    def _singly(self, keys: list[bytes], values: list[bytes] | None) -> None:
+    def _singly(self, keys: Sequence[bytes], values: Sequence[bytes] | None) -> None:
         for number, key in enumerate(keys):
             try:
                 if values is None:
@@ -216,29 +254,29 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
 
 
 def codecs(
-    path: str, found: PinnedMap | None, key: Any, value: Any, fallback: Any = None
+    path: str, found: PinnedMap | None, key: Any, value: Any, fallbacks: tuple[Any, Any] = (None, None)
 ) -> tuple[Codec, Codec]:
-    """How to read keys and values: as told, else as our own layout, the map's BTF, its type or ``fallback`` say.
+    """How to read keys and values: as told, else as our own layout, the map's BTF, its type or a fallback say.
 
     Raises OverlayError where nobody knows, and when a schema and the map differ in size.
     """
     interfaces = {name: number for number, name in socket.if_nameindex()}
-    schemas = list(_known_schemas(path, found))
+    known = list(_known_schemas(path, found))
     made: list[Codec] = []
     for place, (what, told) in enumerate((("key", key), ("value", value))):
-        choices = (told, *(pair[place] for pair in schemas), fallback)
+        choices = [told, *(pair[place] for pair in known), fallbacks[place] if found else None]
         schema = next((choice for choice in choices if choice is not None), None)
+        if found is None:
+            made.append(Codec(schema, what, None, interfaces) if schema else AsWritten(what))
+            continue
         if schema is None:
-            if found is None:
-                made.append(AsWritten(what))
-                continue
             raise OverlayError(
-                f"encode the {what}s of a map", path, "the kernel has no BTF of it, and it is none of the overlay's own",
+                f"encode the {what}s of a map", path, "the kernel has no BTF of it, and it is not one of the overlay's",
                 f"State the schema in the parameter {what}.",
             )  # fmt: skip
-        size = None if found is None else (found.info.key_size, found.info.value_size)[place]
+        size = (found.info.key_size, found.info.value_size)[place]
         codec = Codec(schema, what, size, interfaces)
-        if size is not None and codec.size != size:
+        if codec.size != size:
             raise OverlayError(
                 f"match the {what} schema with the map", path, f"the schema has {codec.size} bytes, the map {size}",
                 "Correct the schema; padding that C puts into a struct is stated as pad:N.",

@@ -26,7 +26,7 @@ def converge(
     """Bring the observed state to the desired one; the only place where check mode differs from a real run.
 
     Returns the plan that was (or would have been) applied.
-    Raises :class:`OverlayError` when a precondition is unmet, or when the state observed afterwards still wants changes.
+    Raises :class:`OverlayError` when a precondition is unmet, or when the state read back still wants changes.
     """
     planned = plan(observe())
     for warning in planned.warnings:

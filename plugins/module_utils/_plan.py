@@ -11,7 +11,7 @@ from typing import Any
 class Plan:
     """An ordered list of operations that leads from the observed state to the desired one.
 
-    ``operations``: frozen dataclasses, in the order in which they must be applied; empty means that nothing is to be done.
+    ``operations``: frozen dataclasses, in the order in which they must be applied; empty: nothing is to be done.
     ``before``, ``after``: the state in text, one line per object, for people (``--diff``).
     ``unmet``: what must hold before the operations can be applied and does not, each a full sentence with advice.
     A real run stops at it before its first change; a dry run warns, since an earlier task may be about to provide it.

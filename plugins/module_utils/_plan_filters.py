@@ -267,7 +267,7 @@ class _Draft:
         nowhere else, attach that one beside it for the time being (programs that swap their places)."""
         here = self.filters[item.hook]
         stays = (item.hook, program_of(occupant.name)) in self.named and self.wish.present
-        if not stays or sum(other.name == occupant.name for other in here) > 1 or occupant.name == new.name:
+        if not stays or sum(other.name == occupant.name for other in here if _of_our_kind(other)) > 1 or occupant.name == new.name:
             return
         pins = {os.path.basename(entry.program): entry.program for entry in self.wish.attachments}
         pin = pins[program_of(occupant.name)]

@@ -20,10 +20,11 @@ DIFF_LINES = 100
 class WriteEntries:
     """Add or change these; one operation for all, since 100,000 of them are common."""
 
-    entries: tuple[tuple[bytes, bytes], ...]
+    keys: tuple[bytes, ...]
+    values: tuple[bytes, ...]
 
     def __str__(self) -> str:
-        return f"write {len(self.entries)} entries"
+        return f"write {len(self.keys)} entries"
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,19 @@ def plan_map(
     """
     gone = {key for key in unwanted if key in observed}
     if traits.indexed:
-        _check_indexes(target, desired, capacity, show)
+        _check_indexes(target, desired, traits, show)
         zeros = [key for key, value in desired.items() if not any(value)]
         if zeros:
             gone.update(key for key in zeros if key in observed)
             desired = {key: value for key, value in desired.items() if any(value)}
-    if purge:
-        gone.update(observed.keys() - desired.keys())
     added, changed = [], []
-    if observed != desired:  # compares in C; most runs end here
+    if observed == desired:  # most runs end here, and what was read can compare itself without a table of its own
+        observed = desired
+    else:
         added = [key for key in desired if key not in observed]
         changed = [key for key, value in desired.items() if observed.get(key, value) != value]
+        if purge:
+            gone.update(key for key in observed if key not in desired)
     delta = Delta(observed, desired, added, changed, sorted(gone))
     warnings = _check_room(target, delta, traits)
     if traits.frozen and (added or changed or gone):
@@ -157,7 +160,7 @@ def _operations(delta: Delta, traits: Traits) -> tuple[Operation, ...]:
 
     def write(keys: list[bytes]) -> None:
         if keys:
-            operations.append(WriteEntries(tuple((key, delta.desired[key]) for key in keys)))
+            operations.append(WriteEntries(tuple(keys), tuple(map(delta.desired.__getitem__, keys))))
 
     operations: list[Operation] = []
     added, gone = delta.added, delta.gone

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
@@ -30,7 +30,7 @@ class Control:
 class Observed:
     """``control``: None while no datapath is loaded. ``flows``: known ones. ``now``: ns of CLOCK_MONOTONIC."""
 
-    control: Optional[Control]
+    control: Control | None
     flows: int
     now: int
 
@@ -41,13 +41,13 @@ class Wanted:
 
     mode: str
     lease: float = 0
-    generation: Optional[int] = None
+    generation: int | None = None
     force: bool = False
 
 
 @dataclass(frozen=True)
 class SetControl:
-    """Write the entry. ``lease``: seconds from the moment of writing, which replaces the deadline; 0 leaves it as it is."""
+    """Write the entry. ``lease``: seconds from the moment of writing, in place of the deadline; 0: none."""
 
     control: Control
     lease: float = 0
@@ -67,78 +67,94 @@ def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     """Raises :class:`OverlayError` for a confirmation that comes too late."""
     if observed.control is None:
         return _plan_unloaded(wanted, pin)
-    control, now = observed.control, observed.now
-    mode = control.effective(now)
-    session = control.session + 1 if mode == "off" else control.session
-    generation = control.generation if wanted.generation is None else wanted.generation
+    control = observed.control
+    if wanted.generation is not None:
+        control = replace(control, generation=wanted.generation)
+    return _PLANS[wanted.mode](wanted, observed, control, pin)
 
-    if wanted.mode == "confirm":
-        if mode == "off" and control.deadline:
-            raise OverlayError(
-                "confirm the overlay",
-                pin,
-                f"its lease ended {(now - control.deadline) / NANOSECONDS:.1f} s ago, the node is back on the kernel's path",
-                "Switch it on again with a longer lease.",
-            )
-        unmet = () if mode == "on" else (f"There is nothing to confirm: the mode in {pin} is {mode}.",)
-        after = replace(control, mode="on", deadline=0, generation=generation)
-        return _plan(observed, after, () if after == control else (SetControl(after),), unmet)
 
-    if wanted.mode == "on":
-        after = Control("on", 0, session, generation)
-        if not wanted.lease:
-            return _plan(observed, after, () if after == control else (SetControl(after),))
-        left = (control.deadline - now) / NANOSECONDS if control.deadline else 0
-        if mode == "on" and control.generation == generation and left >= wanted.lease - min(1.0, wanted.lease / 2):
-            return _plan(observed, control, ())
-        return _plan(observed, after, (SetControl(after, wanted.lease),), lease=wanted.lease)
+def _plan_confirm(_wanted: Wanted, observed: Observed, control: Control, pin: str) -> Plan:
+    mode = control.effective(observed.now)
+    if mode == "off" and control.deadline:
+        raise OverlayError(
+            "confirm the overlay",
+            pin,
+            f"its lease ended {(observed.now - control.deadline) / NANOSECONDS:.1f} s ago, and the node went back",
+            "Switch it on again with a longer lease.",
+        )
+    unmet = () if mode == "on" else (f"There is nothing to confirm: the mode in {pin} is {mode}.",)
+    return _plan(observed, _entry(observed, replace(control, mode="on", deadline=0)), unmet=unmet)
 
-    if wanted.mode == "drain":
-        # What is off already stays off: draining would bring flows back that the kernel has taken over.
-        target = "off" if mode == "off" else "drain"
-        after = replace(control, mode=target, deadline=0, generation=generation)
-        operations = () if after == control else (SetControl(after),)
-        return _plan(observed, after, (*operations, AwaitFlows()) if operations and target == "drain" else operations)
 
-    after = replace(control, mode="off", deadline=0, generation=generation)
-    if after == control:
-        return _plan(observed, after, ())
-    if mode == "off" or wanted.force:
-        return _plan(observed, after, (SetControl(after),))
-    draining = replace(control, mode="drain", deadline=0)
-    steps = () if draining == control else (SetControl(draining),)
-    return _plan(observed, after, (*steps, AwaitFlows(), HandOver(), SetControl(after)))
+def _plan_on(wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
+    mode = control.effective(observed.now)
+    after = Control("on", 0, control.session + 1 if mode == "off" else control.session, control.generation)
+    if not wanted.lease:
+        return _plan(observed, _entry(observed, after))
+    left = (control.deadline - observed.now) / NANOSECONDS if control.deadline else 0
+    if mode == "on" and control == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
+        return _plan(observed, ())
+    return _plan(observed, (SetControl(after, wanted.lease),))
+
+
+def _plan_drain(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
+    # What is off already stays off: draining would bring flows back that the kernel has taken over.
+    if control.effective(observed.now) == "off":
+        return _plan(observed, _entry(observed, replace(control, mode="off", deadline=0)))
+    entry = _entry(observed, replace(control, mode="drain", deadline=0))
+    return _plan(observed, (*entry, AwaitFlows()) if entry else ())
+
+
+def _plan_off(wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
+    off = _entry(observed, replace(control, mode="off", deadline=0))
+    if not off or wanted.force or control.effective(observed.now) == "off":
+        return _plan(observed, off)
+    draining = _entry(observed, replace(control, mode="drain", deadline=0))
+    return _plan(observed, (*draining, AwaitFlows(), HandOver(), *off))
+
+
+_PLANS: dict[str, Callable[[Wanted, Observed, Control, str], Plan]] = {
+    "confirm": _plan_confirm,
+    "on": _plan_on,
+    "drain": _plan_drain,
+    "off": _plan_off,
+}
+
+
+def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
+    """The write that makes the entry ``after``, if it is not that already."""
+    return () if after == observed.control else (SetControl(after),)
 
 
 def _plan_unloaded(wanted: Wanted, pin: str) -> Plan:
     if wanted.mode in ("off", "drain"):
-        return Plan(result={"mode": "off", "session": 0, "generation": 0, "flows": 0})
-    mode = "on"
+        return Plan(result=_result(Control(), 0))
+    after = Control("on", 0, 1, wanted.generation or 0)
     return Plan(
-        operations=(SetControl(Control("on")),),
+        operations=(SetControl(after, wanted.lease),),
+        before=_text("off", 0),
         after=_text("on", wanted.lease if wanted.mode == "on" else 0),
         unmet=(f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",),
-        result={"mode": mode, "session": 1, "generation": wanted.generation or 0, "flows": 0},
+        result=_result(after, 0),
     )
 
 
-def _plan(
-    observed: Observed, after: Control, operations: tuple[object, ...], unmet: tuple[str, ...] = (), lease: float = 0
-) -> Plan:
+def _plan(observed: Observed, operations: tuple[object, ...], unmet: tuple[str, ...] = ()) -> Plan:
     before = observed.control or Control()
-    left = (before.deadline - observed.now) / NANOSECONDS if before.deadline else 0
+    left = max((before.deadline - observed.now) / NANOSECONDS, 0) if before.deadline else 0
+    writes = [operation for operation in operations if isinstance(operation, SetControl)]
+    after, lease = (writes[-1].control, writes[-1].lease) if writes else (before, left)
     return Plan(
         operations=operations,
-        before=_text(before.effective(observed.now), max(left, 0)),
-        after=_text(after.mode, lease or (max(left, 0) if after.deadline else 0)),
+        before=_text(before.effective(observed.now), left),
+        after=_text(after.effective(observed.now), lease),
         unmet=unmet,
-        result={
-            "mode": after.mode,
-            "session": after.session,
-            "generation": after.generation,
-            "flows": observed.flows,
-        },
+        result=_result(after, observed.flows),
     )
+
+
+def _result(control: Control, flows: int) -> dict[str, object]:
+    return {"mode": control.mode, "session": control.session, "generation": control.generation, "flows": flows}
 
 
 def _text(mode: str, lease: float) -> str:

@@ -24,12 +24,10 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 PARENT = {INGRESS: 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS below TC_H_CLSACT; a plain ingress qdisc takes the first as well."""
 
-# linux/rtnetlink.h TCA_*, linux/pkt_cls.h TCA_BPF_*, TCA_MATCHALL_*, TCA_ACT_*, linux/tc_act/tc_gact.h
+# linux/rtnetlink.h TCA_*, linux/pkt_cls.h TCA_BPF_*
 TCA_KIND, TCA_OPTIONS, TCA_CHAIN, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK = 1, 2, 11, 13, 14
 TCA_BPF_ACT, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_TAG, TCA_BPF_ID = 1, 7, 8, 10, 11
 TCA_BPF_FLAG_ACT_DIRECT = 1
-TCA_MATCHALL_ACT = 2
-TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_GACT_PARMS = 1, 2, 2
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 _HEADER = struct.Struct("=IHHII")
@@ -115,21 +113,7 @@ def _filter(ifindex: int, direction: str, handle: int, info: int, attributes: di
             bool(_u32(options.get(TCA_BPF_FLAGS)) & TCA_BPF_FLAG_ACT_DIRECT),
             bool(options.get(TCA_BPF_ACT)),
         )  # fmt: skip
-    verdict = _single_action(options.get(TCA_MATCHALL_ACT, b"")) if kind == "matchall" and options is not None else None
-    return Filter(*place, chain, kind, verdict=verdict)
-
-
-def _single_action(actions: bytes) -> int | None:
-    """The code that a matchall filter ends every packet with: its only action is a plain verdict, or it has none (then
-    tcf_exts_exec answers TC_ACT_OK). None where it cannot be said."""
-    listed = list(_attributes(actions))
-    if not listed:
-        return 0
-    action = dict(_attributes(listed[0][1]))
-    if len(listed) > 1 or _string(action.get(TCA_ACT_KIND, b"")) != "gact":
-        return None
-    parameters = dict(_attributes(action.get(TCA_ACT_OPTIONS, b""))).get(TCA_GACT_PARMS, b"")
-    return int(struct.unpack_from("=IIi", parameters)[2]) if len(parameters) >= 12 else None
+    return Filter(*place, chain, kind)
 
 
 def _attributes(data: bytes, position: int = 0) -> Iterator[tuple[int, bytes]]:

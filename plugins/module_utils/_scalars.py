@@ -24,6 +24,7 @@ _INTEGERS: dict[str, tuple[bool, int, Literal["little", "big"]]] = {
 }
 SCALARS = ("ipv4", "ipv6", "ip", "cidr", "mac", *_INTEGERS, "ifindex", "bytes")
 _STRUCT_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_SAMPLE = 256
 # What a column of unexpected values raises somewhere below; the value-by-value pass then says what is wrong.
 SURPRISES = (struct.error, TypeError, ValueError, KeyError, AttributeError, OverflowError, OSError)
 
@@ -99,12 +100,22 @@ def _ifindex(interfaces: Mapping[str, int]) -> Scalar:
             raise
 
     def column(values: Sequence[Any]) -> Iterable[Any]:
+        if str not in set(map(type, values)):
+            return values
         return [interfaces[value] if value.__class__ is str else value for value in values]
 
     return Scalar("ifindex", 4, "I", column, encode, lambda raw: names.get(raw, raw))
 
 
-def _text(name: str, size: int, parse: Callable[[str], bytes], show: Callable[[bytes], str], example: str) -> Scalar:
+def _text(
+    name: str,
+    size: int,
+    parse: Callable[[str], bytes],
+    show: Callable[[bytes], str],
+    example: str,
+    *,
+    parse_all: Callable[[Sequence[str]], Iterable[bytes]] | None = None,
+) -> Scalar:
     """A scalar that people write as text; ``parse`` may raise any of SURPRISES."""
 
     def encode(value: Any) -> bytes:
@@ -116,16 +127,22 @@ def _text(name: str, size: int, parse: Callable[[str], bytes], show: Callable[[b
         return raw
 
     def column(values: Sequence[Any]) -> Iterable[bytes]:
-        distinct = set(values)
-        if 2 * len(distinct) < len(values):
-            return map({value: parse(value) for value in distinct}.__getitem__, values)
-        return map(parse, values)
+        if 2 * len(set(values[:_SAMPLE])) < len(values[:_SAMPLE]):
+            return map({value: parse(value) for value in set(values)}.__getitem__, values)
+        return parse_all(values) if parse_all else map(parse, values)
 
     return Scalar(name, size, f"{size}s", column, encode, show)
 
 
 def _parse_ip(text: str) -> bytes:
     return inet_pton(AF_INET6, text) if ":" in text else MAPPED + inet_pton(AF_INET, text)
+
+
+def _parse_ips(texts: Sequence[str]) -> list[bytes]:
+    try:
+        return [MAPPED + inet_pton(AF_INET, text) for text in texts]
+    except OSError:
+        return [_parse_ip(text) for text in texts]
 
 
 def _show_ip(raw: bytes) -> str:
@@ -202,7 +219,7 @@ def scalar(name: str, options: Mapping[str, Any], room: int | None, interfaces: 
     if name == "ifindex":
         return _ifindex(interfaces)
     if name in _TEXTS:
-        return _text(name, *_TEXTS[name])
+        return _text(name, *_TEXTS[name], parse_all=_parse_ips if name == "ip" else None)
     kind, _colon, size = name.partition(":")
     if kind == "bytes":
         if not size and room is None:

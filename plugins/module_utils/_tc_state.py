@@ -57,9 +57,6 @@ class Qdisc:
 @dataclass(frozen=True)
 class Filter:
     """A filter of a clsact or ingress qdisc. ``handle`` 0: not a filter, only the list that the priority's filters are in.
-
-    ``verdict``: the code that every packet ends with which reaches the filter, where that is known without reading a
-    program (``matchall`` with one plain action); None elsewhere.
     """
 
     ifindex: int
@@ -74,7 +71,6 @@ class Filter:
     tag: str = ""
     direct_action: bool = False
     has_actions: bool = False
-    verdict: Optional[int] = None
 
     @property
     def hook(self) -> Hook:

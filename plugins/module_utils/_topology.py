@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, PIN_DIR, PROTOCOLS
@@ -78,7 +78,7 @@ def find_uplinks(
 # --- the cluster ------------------------------------------------------------------------------------------------------
 
 
-def build_picture(facts: Mapping[str, Optional[Facts]]) -> dict[str, dict[str, Any]]:
+def build_picture(facts: Mapping[str, Facts | None]) -> dict[str, dict[str, Any]]:
     """Node name -> what other nodes must know of it: its ``addresses`` (without prefix length).
 
     ``facts``: by node name; None for a node whose facts are missing (it is left out, see :func:`missing`).
@@ -117,24 +117,7 @@ def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: S
 
     Raises :class:`OverlayError` for a service that cannot be accelerated.
     """
-    table = RouteTable(facts["routes"])
-    interfaces = {interface["name"]: interface for interface in facts["interfaces"]}
-    given = {uplink["name"]: uplink for uplink in facts["uplinks"]}
-
-    peers: dict[str, dict[str, Any]] = {}
-    used: dict[str, Facts] = dict(given)
-    gateways: set[str] = set()
-    for other, node in picture.items():
-        if other == name:
-            continue
-        for address in node["addresses"]:
-            gateways.add(address)
-            route = table.find(address)
-            if route is not None:
-                _add_peer(peers, used, interfaces, facts, address, route)
-    for route in facts["routes"]:
-        if route["gateway"] in gateways:
-            _add_peer(peers, used, interfaces, facts, route["prefix"], route)
+    peers, used = _find_peers(name, facts, picture)
     for address in facts["addresses"]:
         peers[_prefix(address)] = {"uplink": 0, "mtu": 0, "next_hop": "::"}
 
@@ -168,6 +151,35 @@ def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: S
         "uplinks": sorted(used),
         "peers": len(picture) - (name in picture),
     }
+
+
+def _find_peers(
+    name: str, facts: Facts, picture: Mapping[str, Facts]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Facts]]:
+    """Entries of the map ``peers`` by prefix, and the uplinks by name.
+
+    A peer is the address of another node, and every prefix that this node routes through such an address.
+    """
+    table = RouteTable(facts["routes"])
+    addresses = [address for other, node in picture.items() if other != name for address in node["addresses"]]
+    gateways = set(addresses)
+    ways = [(address, table.find(address)) for address in addresses]
+    ways += [(route["prefix"], route) for route in facts["routes"] if route["gateway"] in gateways]
+
+    interfaces = {interface["name"]: interface for interface in facts["interfaces"]}
+    uplinks: dict[str, Facts] = {uplink["name"]: uplink for uplink in facts["uplinks"]}
+    peers = {}
+    for prefix, route in ways:
+        uplink = interfaces.get(route["interface"]) if route else None
+        if route is None or uplink is None or (uplink["name"] not in uplinks and not facts["uplinks_by_route"]):
+            continue
+        uplinks.setdefault(uplink["name"], uplink)
+        peers[_prefix(prefix)] = {
+            "uplink": uplink["ifindex"],
+            "mtu": uplink["mtu"],
+            "next_hop": route["gateway"] or "::",
+        }
+    return peers, uplinks
 
 
 def service_entries(services: Sequence[Facts]) -> list[dict[str, Any]]:
@@ -206,7 +218,7 @@ class RouteTable:
                 table[int(network.network_address)] = route
         self._lengths = sorted(self._tables, reverse=True)
 
-    def find(self, address: str) -> Optional[Facts]:
+    def find(self, address: str) -> Facts | None:
         """The route to ``address``, or None."""
         wanted = ipaddress.ip_address(address)
         for version, length in self._lengths:
@@ -216,22 +228,6 @@ class RouteTable:
                 if route is not None:
                     return route
         return None
-
-
-def _add_peer(
-    peers: dict[str, dict[str, Any]],
-    used: dict[str, Facts],
-    interfaces: Mapping[str, Facts],
-    facts: Facts,
-    prefix: str,
-    route: Facts,
-) -> None:
-    uplink = interfaces.get(route["interface"])
-    if uplink is None or (uplink["name"] not in used and not facts["uplinks_by_route"]):
-        return
-    used.setdefault(uplink["name"], uplink)
-    next_hop = route["gateway"] or "::"
-    peers[_prefix(prefix)] = {"uplink": uplink["ifindex"], "mtu": uplink["mtu"], "next_hop": next_hop}
 
 
 def _bare(address: str) -> str:

@@ -24,8 +24,8 @@ options:
   value:
     description:
       - The schema of the values, as in M(ebpf.overlay.bpf_map_sync#module).
-      - Where it is not given and not known, values are returned as hexadecimal bytes, for a per-CPU map those of the first CPU
-        that has any.
+      - Where it is not given and not known, values are returned as hexadecimal bytes, for a per-CPU map those of the
+        first CPU that has any.
     type: raw
   limit:
     description: Return at most this many entries; V(0) returns none.
@@ -132,7 +132,7 @@ def read(module: AnsibleModule) -> dict[str, Any]:
     with opened(path) as found:
         if found is None:
             return {"exists": False, "entries": []}
-        key, value = codecs(path, found, module.params["key"], module.params["value"], fallback="bytes")
+        key, value = codecs(path, found, module.params["key"], module.params["value"], ("bytes", "bytes"))
         held = found.read(value.total)
         shown = nsmallest(max(limit, 0), held, key.order)
         entries = [{"key": key.decode(raw), "value": value.decode(held[raw])} for raw in shown]

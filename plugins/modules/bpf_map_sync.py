@@ -9,7 +9,8 @@ module: bpf_map_sync
 version_added: "1.0.0"
 short_description: Make a pinned BPF map hold what it should
 description:
-  - Adds, changes and removes entries of a map that is pinned on a bpffs, and touches no other entry unless O(purge) is set.
+  - Adds, changes and removes entries of a map that is pinned on a bpffs, and touches no other entry unless O(purge) is
+    set.
   - Reads the whole map first, and checks sizes, types and capacity before the first write. Writes in batches where the
     kernel has them for this type of map. When a write fails half way, everything written before it is undone.
   - Knows maps of the types hash, array, LRU hash, LPM trie, devmap and devmap hash, and per-CPU hashes and arrays.
@@ -24,24 +25,28 @@ options:
       - The schema of the keys.
       - Not needed for the overlay's own maps, for maps with BTF, and for arrays, whose keys are C(u32).
       - A schema is either a scalar type or a list of fields.
-      - "Scalar types: C(ipv4), C(ipv6), C(ip) (16 bytes, IPv4 as C(::ffff:a.b.c.d)), C(cidr) (key of an LPM trie over such an
-        address), C(mac), C(u8) to C(u64) and C(s8) to C(s64) in the host's byte order, C(be16), C(be32) and C(be64) in the
-        network's, C(ifindex) (given by number or by the interface's name), C(bytes:N) (in hexadecimal) and C(bytes) (as many
-        as the map has room for)."
+      - >-
+        Scalar types: C(ipv4), C(ipv6), C(ip) (16 bytes, IPv4 as C(::ffff:a.b.c.d)), C(cidr) (key of an LPM trie over
+        such an address), C(mac), C(u8) to C(u64) and C(s8) to C(s64) in the host's byte order, C(be16), C(be32) and
+        C(be64) in the network's, C(ifindex) (given by number or by the interface's name), C(bytes:N) (in hexadecimal)
+        and C(bytes) (as many as the map has room for).
       - "A scalar can have names for its numbers: C({type: u32, labels: [off, drain, on]})."
-      - "A field is a dictionary with C(name) and C(type); C(type) may be a list of fields again. Structs are packed: state the
-        padding that C puts in as C({type: pad:N}). Padding is written as zeros."
+      - >-
+        A field is a dictionary with C(name) and C(type); C(type) may be a list of fields again. Structs are packed:
+        state the padding that C puts in as C({type: pad:N}). Padding is written as zeros.
     type: raw
   value:
     description:
       - The schema of the values, as in O(key).
-      - Not needed for the overlay's own maps and for maps with BTF.
+      - Not needed for the overlay's own maps and for maps with BTF, and not with O(state=absent).
     type: raw
   entries:
     description:
-      - Dictionaries with C(key) and C(value), in the form that the schemas ask for. With O(state=absent), C(value) is ignored.
+      - Dictionaries with C(key) and C(value), in the form that the schemas ask for. With O(state=absent), C(value) is
+        ignored.
       - A slot of an array that is all zeros counts as absent, and removing one sets it to zero.
-      - The value of a per-CPU entry is the sum over all CPUs. Setting it writes the value on CPU 0 and zeros on the others.
+      - The value of a per-CPU entry is the sum over all CPUs. Setting it writes the value on CPU 0 and zeros on the
+        others.
     type: list
     elements: raw
     default: []
@@ -64,7 +69,7 @@ attributes:
     details:
       - At most 100 entries are shown. The counts are exact.
 notes:
-  - More than 1 MB of arguments are decoded block by block, and then O(entries) are not repeated in the log and the result.
+  - Arguments of more than 1 MB are decoded block by block; O(entries) are then not repeated in the log and the result.
 seealso:
   - module: ebpf.overlay.bpf_map_info
   - module: ebpf.overlay.bpf_object
@@ -139,13 +144,14 @@ diff:
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import BulkList, set_aside
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import BLOCK, encode_entries, in_blocks
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, codecs, opened
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
@@ -162,12 +168,12 @@ def not_pinned(path: str) -> str:
 
 def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
     path, state, purge = os.path.normpath(module.params["map"]), module.params["state"], module.params["purge"]
-    blocks = bulk.blocks(BLOCK) if bulk else in_blocks(module.params["entries"])
+    blocks = bulk.blocks() if bulk else in_blocks(module.params["entries"])
 
-    def observe() -> dict[bytes, bytes]:
+    def observe() -> Mapping[bytes, bytes]:
         return found.read(value_codec.total) if found else {}
 
-    def plan(observed: dict[bytes, bytes]) -> Plan:
+    def plan(observed: Mapping[bytes, bytes]) -> Plan:
         missing = found is None and (state == "present" and (listed or purge))
         return plan_map(
             os.path.basename(path),
@@ -186,7 +192,9 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
             found.apply(operations, key_codec.show)
 
     with one_run(), opened(path) as found:
-        key_codec, value_codec = codecs(path, found, module.params["key"], module.params["value"])
+        schemas = module.params["key"], module.params["value"]
+        # To remove an entry nobody needs to know what its value means.
+        key_codec, value_codec = codecs(path, found, *schemas, (None, "bytes" if state == "absent" else None))
         listed = encode_entries(blocks, key_codec, value_codec if state == "present" else None)
         planned = converge(module, observe, plan, apply)
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}

@@ -107,7 +107,7 @@ class Apt:
     def installed(self, packages: list[str]) -> set[str]:
         # Ends with 1 when one of the names is unknown, and prints the others all the same.
         query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n", "--", *packages]
-        _, output, _ = self.module.run_command(query, environ_update=ENVIRONMENT)
+        output = self.module.run_command(query, environ_update=ENVIRONMENT)[1]
         lines = (line.split() for line in output.splitlines())
         return {words[1] for words in lines if len(words) == 2 and words[0] == "installed"}
 

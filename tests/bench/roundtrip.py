@@ -81,15 +81,17 @@ def _round(contender: Contender, rr: str, trips: int) -> int:
             known = topology.tracked(int(answer[4]))
             after = loaded.counters() if loaded and contender.counted else {}
             process.stdin.close()
+    counted = {label: after[label] - before[label] for label in after if after[label] != before[label]}
     if not contender.direct and known == contender.bypassed:
-        raise BenchError(f"{contender.title}: conntrack {'knows' if known else 'does not know'} the connection")
+        does = "knows" if known else "does not know"
+        raise BenchError(f"{contender.title}: conntrack {does} the connection; the counters say {counted or 'nothing'}")
     if contender.counted:
         expected = trips + WARM_UP if contender.bypassed else 0
         for label in ("uplink.to_workload", "workload.to_uplink"):
-            redirected = after[label] - before[label]
+            redirected = counted.get(label, 0)
             # Besides the bytes there are the handshake and a few acknowledgements, and never less.
             if not expected <= redirected <= expected * 2 + 10 * bool(expected):
-                raise BenchError(f"{contender.title}: {redirected} packets {label}, {expected} expected")
+                raise BenchError(f"{contender.title}: {counted}, {expected} packets each way expected")
     return int(answer[0])
 
 

@@ -115,6 +115,11 @@ int main(int argc, char **argv)
 	CPU_SET(atoi(argv[5]), &cpus);
 	if (!took || sched_setaffinity(0, sizeof(cpus), &cpus))
 		fail("set-up");
+	if (getenv("RR_FIFO")) {
+		struct sched_param priority = {.sched_priority = 1};
+		if (sched_setscheduler(0, SCHED_FIFO, &priority))
+			fail("sched_setscheduler");
+	}
 
 	enter(argv[2]);
 	listener = stream_socket();

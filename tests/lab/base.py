@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import noderoot
-from .paths import BUILD_TOOLS, LabError, cache_dir, die_with_parent, marked_environment, require_tools, tail
+from .paths import BUILD_TOOLS, LabError, cache_dir, marked_environment, require_tools, tail
 
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -46,6 +46,7 @@ _MASKED_UNITS = (
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "fstrim.timer",
+    "systemd-modules-load.service",
     "console-getty.service",
     "getty.target",
 )
@@ -114,7 +115,7 @@ def ensure(kind: str) -> None:
         require_tools(BUILD_TOOLS)
         if not KEYRING.exists():
             raise LabError(f"{KEYRING} is missing. Install with: apt-get install debian-archive-keyring")
-        print(f"bootstrapping Debian 13 base into {cache_dir()} (about 45 s, once)…", flush=True)
+        print(f"bootstrapping Debian 13 base into {cache_dir()} (about a minute, once)…", flush=True)
         started = time.monotonic()
         _bootstrap()
         print(f"  base ready after {time.monotonic() - started:.0f} s", flush=True)
@@ -127,19 +128,38 @@ def ensure(kind: str) -> None:
 
 def _run_contained(command: Sequence[str], log: Path, what: str, unshare: Sequence[str] = ()) -> None:
     """Run in a PID namespace of its own, so that killing us at any moment kills everything below, too."""
-    contained = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *unshare, *command]
-    with open(log, "w", encoding="utf-8") as output:
-        done = subprocess.run(
+    contained = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *unshare,
+        *command,
+    ]
+    with (
+        open(log, "w", encoding="utf-8") as output,
+        subprocess.Popen(
             contained,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
             env=marked_environment("build"),
-            preexec_fn=die_with_parent,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise LabError(f"{what} failed (exit status {done.returncode}); the last lines of {log}:\n{tail(log)}")
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.write(line)
+            # mmdebstrap's own steps; everything else is for the log.
+            if line.startswith("I: ") and line.rstrip().endswith("..."):
+                print(f"  {line[3:].strip()}", flush=True)
+    if process.returncode != 0:
+        raise LabError(f"{what} failed (exit status {process.returncode}); the last lines of {log}:\n{tail(log)}")
 
 
 def _bootstrap() -> None:
@@ -167,6 +187,11 @@ def _bootstrap() -> None:
     _index_packages(repository)
     hook.unlink()
     target.rename(base_path())
+    # No lab is up now, so nothing uses the systems of older recipes.
+    for kind in ("base", "ready"):
+        for old in cache_dir().glob(f"{kind}-*"):
+            if old not in (base_path(), ready_path()):
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _mirror() -> list[str]:
@@ -188,7 +213,7 @@ def _mirror() -> list[str]:
 def _apt_transport_options() -> list[str]:
     """This machine's apt settings for proxies and for clocks that run apart from the mirror's."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
-    wanted = ("acquire::http", "acquire::https", "acquire::check-valid-until", "acquire::check-date", "acquire::retries")
+    wanted = tuple(f"acquire::{option}" for option in ("http", "check-valid-until", "check-date", "retries"))
     lines = (line.strip().rstrip(";") for line in dump.splitlines() if line.lower().startswith(wanted))
     return [line for line in lines if not line.endswith('""')]
 

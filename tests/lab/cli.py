@@ -62,7 +62,7 @@ def _wait_for_nodes(cluster: ClusterPlan, timeout: float) -> None:
             name = waiting[0].name
             logs = paths.tail(paths.LOGS / f"{name}.log") or paths.tail(paths.LOGS / "supervisor.log")
             names = ", ".join(node.name for node in waiting)
-            raise LabError(f"no SSH server answers on {names} after {timeout:.0f} s; the last lines of {name}'s log:\n{logs}")
+            raise LabError(f"no SSH server answers on {names} after {timeout:.0f} s; the end of {name}'s log:\n{logs}")
         time.sleep(0.03)
 
 
@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("up", help="build a fresh lab (removes an older one first)")
     build.add_argument("--nodes", type=int, default=3, metavar="N")
     build.add_argument("--workloads", type=int, default=2, metavar="M", help="workloads per node")
-    build.add_argument("--base", choices=("fresh", "ready"), default="fresh", help="ready: the role's packages are there")
+    build.add_argument("--base", choices=("fresh", "ready"), default="fresh", help="ready: with the role's packages")
     build.add_argument("--systemd", action="store_true", help="systemd is PID 1 of the nodes")
     commands.add_parser("down", help="remove every trace of a lab")
     show = commands.add_parser("status", help="what runs")

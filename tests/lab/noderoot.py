@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -90,9 +91,7 @@ def _mount_root(spec: RootSpec) -> Path:
     for folder in (spec.upper, spec.work, spec.mountpoint):
         os.makedirs(folder, exist_ok=True)
     # An upper layer that was mounted "volatile" carries a mark that refuses the next mount: a reboot is wanted here.
-    mark = Path(spec.work, "work", "incompat", "volatile")
-    if mark.exists():
-        mark.rmdir()
+    shutil.rmtree(Path(spec.work, "work", "incompat"), ignore_errors=True)
     data = f"lowerdir={':'.join(spec.lower)},upperdir={spec.upper},workdir={spec.work}"
     try:
         # Volatile: fsync does nothing. dpkg syncs after every file.

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,12 +101,6 @@ def marked_environment(role: str) -> dict[str, str]:
     environment["PATH"] = environment.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
     environment[MARKER] = role
     return environment
-
-
-def die_with_parent() -> None:
-    """For ``preexec_fn``: the kernel kills this child when its parent is killed, even with SIGKILL."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from pathlib import Path
 
@@ -97,11 +98,9 @@ def _cgroup(name: str) -> Path | None:
 def _spawn(command: list[str], name: str) -> subprocess.Popen[bytes]:
     """Start a child in its own cgroup, its output in ``run/logs/NAME.log``."""
     group = _cgroup(name)
-
-    def join_cgroup() -> None:
-        if group is not None:
-            (group / "cgroup.procs").write_text("0", encoding="ascii")
-
+    if group is not None:
+        # Joined before the command runs: a cgroup namespace has its root where its creator was.
+        command = ["/bin/sh", "-ec", 'echo $$ > "$0"; exec "$@"', str(group / "cgroup.procs"), *command]
     with open(LOGS / f"{name}.log", "ab") as log:
         return subprocess.Popen(
             command,
@@ -110,7 +109,6 @@ def _spawn(command: list[str], name: str) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=marked_environment(name),
             start_new_session=True,
-            preexec_fn=join_cgroup,
         )
 
 
@@ -199,7 +197,12 @@ class Supervisor:
             self.start(node)
         while True:
             for node in self.cluster.nodes:
-                self.look_after(node)
+                try:
+                    self.look_after(node)
+                except Exception:
+                    # One node that cannot be built again must not take its neighbours' supervisor away.
+                    _log(f"{node.name}: {traceback.format_exc()}")
+                    (REQUESTS / node.name).unlink(missing_ok=True)
             time.sleep(0.1)
 
 

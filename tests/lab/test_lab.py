@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -18,62 +17,28 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, filterrules, leftovers, namespace, paths
-from lab.api import Lab, Node, wait_until
-from lab.cluster import CLUSTER_IPV4, CLUSTER_IPV6, NODE_PORT, OUR_NAMESPACE, UPLINK, ClusterPlan
+from lab import base, filterrules, paths
+from lab.api import Lab, wait_until
+from lab.cluster import (
+    CLUSTER_IPV4,
+    CLUSTER_IPV6,
+    NODE_PORT,
+    OUR_NAMESPACE,
+    UPLINK,
+    ClusterPlan,
+    NodePlan,
+    WorkloadPlan,
+)
 from lab.inventory import SSH_OPTIONS
+from lab.testing import answers, eventually_http, needs_root, run_lab
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
-LAUNCHER = paths.LAB_DIR / "lab"
 FAMILIES = ("ipv4", "ipv6")
-
-
-def run_lab(*arguments: str, check: bool = True, **options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OVERLAY_PYTHON": sys.executable, **options}
-    done = subprocess.run([LAUNCHER, *arguments], capture_output=True, text=True, env=environment, check=False)
-    if check:
-        assert done.returncode == 0, f"lab {' '.join(arguments)}: {done.stdout}{done.stderr}"
-    return done
-
-
-def traces() -> dict[str, object]:
-    """Everything that a lab could leave on the machine."""
-    group = leftovers.cgroup_root()
-    return {
-        "namespaces": namespace.ours(),
-        "processes": leftovers.processes(),
-        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if re.search(r"/ovl-(f|n)", line)],
-        "cgroup": bool(group and group.exists()),
-        "node file systems": paths.nodes_dir().exists(),
-        "run folder": paths.RUN_DIR.exists(),
-        "unfinished caches": list(paths.cache_dir().glob("*.unfinished")),
-        "links": [name for name in os.listdir("/sys/class/net") if name.startswith(("cali", "ens47f", "n1", "br0"))],
-    }
-
-
-NOTHING: dict[str, object] = {
-    "namespaces": [],
-    "processes": [],
-    "mounts": [],
-    "cgroup": False,
-    "node file systems": False,
-    "run folder": False,
-    "unfinished caches": [],
-    "links": [],
-}
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     run_lab("up", "--nodes", "3", "--workloads", "2")
     yield Lab.load()
-    run_lab("down")
-
-
-@pytest.fixture
-def no_lab() -> Iterator[None]:
-    run_lab("down")
-    yield
     run_lab("down")
 
 
@@ -91,9 +56,9 @@ def test_every_name_and_address_of_the_plan_is_unique_and_fits() -> None:
     workloads = [workload for node in plan.nodes for workload in node.workloads]
     assert len({workload.host_interface for workload in workloads}) == len(workloads)
     assert max(len(workload.host_interface) for workload in workloads) <= 15
-    assert len({item.ipv4 for item in [*workloads, *plan.nodes]}) == len(workloads) + 200
-    assert len({item.ipv6 for item in [*workloads, *plan.nodes]}) == len(workloads) + 200
-    assert len({item.mac for item in [*workloads, *plan.nodes]}) == len(workloads) + 200
+    everything: list[NodePlan | WorkloadPlan] = [*workloads, *plan.nodes]
+    for attribute in ("name", "ipv4", "ipv6", "mac"):
+        assert len({getattr(item, attribute) for item in everything}) == len(everything), attribute
     assert all(OUR_NAMESPACE.match(name) for name in plan.namespaces())
     assert ClusterPlan.from_dict(plan.as_dict()) == plan
 
@@ -104,8 +69,8 @@ def test_the_packet_filter_of_a_node_without_workloads_translates_nothing() -> N
 
 
 def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths.shutil, "which", lambda tool, path=None: None if tool in ("nft", "nc") else tool)
-    with pytest.raises(paths.LabError, match="nft, nc.*apt-get install netcat-openbsd nftables"):
+    monkeypatch.setattr(paths.shutil, "which", lambda tool, **_: None if tool in ("nft", "nc") else tool)
+    with pytest.raises(paths.LabError, match=r"nft, nc.*apt-get install netcat-openbsd nftables"):
         paths.require_tools(paths.TOOLS)
 
 
@@ -121,7 +86,7 @@ def test_without_the_virtual_environment_the_launcher_says_so() -> None:
     assert "make venv" in done.stderr
 
 
-def test_bad_arguments_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_one_line() -> None:
     done = run_lab("up", "--nodes", "0", check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "lab: --nodes must be between 1 and 200, not 0"
@@ -131,14 +96,15 @@ def test_bad_arguments_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @needs_root
+@pytest.mark.usefixtures("lab")
 class TestLab:
-    def test_status_shows_every_node_and_workload_up(self, lab: Lab) -> None:
+    def test_status_shows_every_node_and_workload_up(self) -> None:
         done = run_lab("status")
         assert len(re.findall(r"^ovl-n\d(-w\d)?\s+up ", done.stdout, re.MULTILINE)) == 9
 
-    def test_ansible_reaches_every_node_from_an_ordinary_shell(self, lab: Lab) -> None:
+    def test_ansible_reaches_every_node_from_an_ordinary_shell(self) -> None:
         ansible = Path(sys.executable).with_name("ansible")
-        command = [ansible, "-i", str(paths.INVENTORY), "overlay_nodes", "-m", "ping"]
+        command = [str(ansible), "-i", str(paths.INVENTORY), "overlay_nodes", "-m", "ping"]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(re.findall(r"ovl-n\d \| SUCCESS", done.stdout)) == 3
@@ -187,7 +153,7 @@ class TestLab:
             assert client.http_get(getattr(lab.nodes[2], family), NODE_PORT)["workload"] == "ovl-n2-w1"
         assert lab.nodes[2].nft_counter("nodeport").packets == before + 5
 
-    @pytest.mark.parametrize("address", (CLUSTER_IPV4, CLUSTER_IPV6))
+    @pytest.mark.parametrize("address", [CLUSTER_IPV4, CLUSTER_IPV6])
     def test_the_cluster_address_leads_to_the_next_node(self, lab: Lab, address: str) -> None:
         assert lab.workload(1, 2).http_get(address)["workload"] == "ovl-n2-w1"
         assert lab.nodes[3].http_get(address)["workload"] == "ovl-n1-w1"
@@ -256,159 +222,32 @@ class TestLab:
         assert "clsact" in node.run(["tc", "qdisc", "show", "dev", UPLINK]).stdout
         pid = node.pid
         node.run(["reboot", "-f"], check=False)
-        wait_until(lambda: node.pid not in (None, pid) and _answers(node), 10.0, "ovl-n3 is back")
+        wait_until(lambda: node.pid not in (None, pid) and answers(node), 10.0, "ovl-n3 is back")
         assert node.run(["cat", "/root/kept"]).stdout == "kept\n"
         assert node.run(["cat", "/run/gone"], check=False).returncode != 0
         assert "clsact" not in node.run(["tc", "qdisc", "show", "dev", UPLINK]).stdout
         assert node.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != boot_id
         assert node.run(["cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout == identity
-        assert _eventually_http(lab, node) == "ovl-n3-w1"
+        assert eventually_http(lab, node) == "ovl-n3-w1"
 
     def test_a_node_without_power_is_away_until_it_is_switched_on(self, lab: Lab) -> None:
         node = lab.nodes[3]
         node.stop()
         assert node.pid is None
         assert run_lab("status", check=False).returncode == 1
-        with pytest.raises(OSError):
+        with pytest.raises((TimeoutError, ConnectionError, OSError), match=r"timed out|No route|unreachable"):
             lab.fabric.connect(node.ipv4, 22, timeout=0.3)
         node.start()
-        assert _eventually_http(lab, node) == "ovl-n3-w1"
+        assert eventually_http(lab, node) == "ovl-n3-w1"
         assert run_lab("status").returncode == 0
 
     def test_a_machine_that_loses_its_sshd_gets_it_back(self, lab: Lab) -> None:
         node = lab.nodes[1]
         node.run(["pkill", "-x", "sshd"])
-        wait_until(lambda: _answers(node), 5.0, "sshd is back")
+        wait_until(lambda: answers(node), 5.0, "sshd is back")
 
     def test_ssh_works_with_the_key_and_the_options_of_the_inventory(self, lab: Lab) -> None:
         options = " ".join(SSH_OPTIONS)
         command = f"ssh -i {lab.key} {options} root@{lab.nodes[1].ipv4} hostname"
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         assert (done.stdout, done.stderr) == ("ovl-n1\n", "")
-
-
-def _answers(node: Node) -> bool:
-    from lab.cli import ssh_answers
-
-    return ssh_answers(node.plan)
-
-
-def _eventually_http(lab: Lab, node: Node) -> str:
-    deadline = time.monotonic() + 10.0
-    while True:
-        try:
-            return str(lab.fabric.http_get(node.workloads[1].ipv4, timeout=1.0)["workload"])
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-# --- up, down, and everything that can go wrong in between --------------------------------------------------------
-
-
-@needs_root
-class TestLife:
-    def test_up_is_quick_and_repeatable_and_down_leaves_nothing(self, no_lab: None) -> None:
-        before = traces()
-        assert before == NOTHING
-        machine = _machine_state()
-        run_lab("up", "--nodes", "1", "--workloads", "0")  # whatever has to be cached is cached now
-        started = time.monotonic()
-        done = run_lab("up", "--nodes", "3", "--workloads", "2")
-        assert time.monotonic() - started < 10.0
-        assert "removed what an earlier lab left" in done.stdout
-        assert Lab.load().cluster.node_count == 3
-        assert _machine_state() == machine
-        assert traces()["namespaces"] == sorted(ClusterPlan(3, 2).namespaces())
-        run_lab("down")
-        assert traces() == NOTHING
-        assert _machine_state() == machine
-        assert "there was none" in run_lab("down").stdout
-        assert run_lab("status", check=False).returncode == 3
-
-    def test_the_ready_base_has_the_role_s_packages(self, no_lab: None) -> None:
-        run_lab("up", "--nodes", "1", "--workloads", "1", "--base", "ready")
-        node = Lab.load().nodes[1]
-        assert node.run(["python3", "-c", "import bcc, pyroute2"]).returncode == 0
-        assert node.run(["test", "-e", "/usr/include/linux/bpf.h"]).returncode == 0
-
-    def test_systemd_as_pid_1(self, no_lab: None) -> None:
-        run_lab("up", "--nodes", "1", "--workloads", "1", "--systemd")
-        lab = Lab.load()
-        node = lab.nodes[1]
-        assert node.run(["cat", "/proc/1/comm"]).stdout == "systemd\n"
-        assert node.run(["systemctl", "is-active", "ssh"]).stdout == "active\n"
-        assert node.run(["systemctl", "is-system-running", "--wait"], check=False).stdout == "running\n"
-        pid = node.pid
-        node.run(["systemctl", "reboot"], check=False)
-        wait_until(lambda: node.pid not in (None, pid) and _answers(node), 30.0, "ovl-n1 is back")
-        assert _eventually_http(lab, node) == "ovl-n1-w1"
-
-    @pytest.mark.parametrize("delay", (0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0))
-    def test_kill_during_up_is_cleaned_up(self, no_lab: None, delay: float) -> None:
-        _killed_up(delay)
-        run_lab("down")
-        assert traces() == NOTHING
-
-    def test_up_after_a_killed_up(self, no_lab: None) -> None:
-        _killed_up(1.0)
-        run_lab("up", "--nodes", "2", "--workloads", "1")
-        assert run_lab("status").returncode == 0
-
-    def test_half_a_lab_without_any_record_is_found_by_its_names(self, no_lab: None) -> None:
-        subprocess.run(["ip", "netns", "add", "ovl-n2"], check=True)
-        subprocess.run(["ip", "netns", "add", "ovl-n2-w1"], check=True)
-        paths.NETNS_DIR.joinpath("ovl-n3").touch()  # a name without a namespace: killed between the two
-        paths.nodes_dir().joinpath("ovl-n2", "upper").mkdir(parents=True)
-        orphan = subprocess.Popen(["ip", "netns", "exec", "ovl-n2", "sleep", "600"])
-        run_lab("down")
-        assert orphan.wait(timeout=5) == -signal.SIGKILL
-        assert traces() == NOTHING
-
-    def test_a_killed_supervisor_leaves_nothing_after_down(self, no_lab: None) -> None:
-        run_lab("up", "--nodes", "1", "--workloads", "1")
-        lab = Lab.load()
-        for pid in leftovers.processes():
-            if b"lab.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-        for name in namespace.ours():  # and somebody removed the names
-            subprocess.run(["ip", "netns", "del", name], check=True)
-        assert lab.nodes[1].pid is not None
-        run_lab("down")
-        assert traces() == NOTHING
-
-    def test_what_is_not_ours_survives(self, no_lab: None) -> None:
-        subprocess.run(["ip", "netns", "add", "ovl-xlab-other"], check=True)
-        other = subprocess.Popen(["ip", "netns", "exec", "ovl-xlab-other", "sleep", "600"])
-        try:
-            run_lab("up", "--nodes", "1", "--workloads", "1")
-            run_lab("down")
-            assert other.poll() is None
-            assert namespace.path_of("ovl-xlab-other").exists()
-        finally:
-            other.kill()
-            other.wait()
-            subprocess.run(["ip", "netns", "del", "ovl-xlab-other"], check=True)
-
-
-def _killed_up(delay: float) -> None:
-    environment = {**os.environ, "OVERLAY_PYTHON": sys.executable}
-    process = subprocess.Popen([LAUNCHER, "up"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(delay)
-    process.kill()
-    process.wait()
-
-
-def _machine_state() -> dict[str, object]:
-    """What a lab must not touch: the machine's own interfaces, routes, packet filter, forwarding."""
-    def output(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    return {
-        "links": sorted(os.listdir("/sys/class/net")),
-        "routes": output("ip", "route", "show", "table", "all"),
-        "rules": output("nft", "-s", "list", "ruleset"),
-        "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
-        "hostname": output("hostname"),
-    }

@@ -27,7 +27,7 @@ def _read_head(reader: BinaryIO) -> tuple[str, str, dict[str, str]] | None:
     words = reader.readline(8192).decode("latin-1").split()
     if len(words) != 3:
         return None
-    headers = {}
+    headers: dict[str, str] = {}
     while True:
         line = reader.readline(8192).decode("latin-1").strip()
         if not line:

@@ -32,8 +32,8 @@ class Node:
     def get_bin_path(self, name: str) -> str | None:
         return f"/usr/bin/{name}" if name in self.tools else None
 
-    def warn(self, _: str) -> None:
-        raise AssertionError("nothing to warn of")
+    def warn(self, warning: str) -> None:
+        raise AssertionError(warning)
 
     def run_command(self, command: list[str], environ_update: dict[str, str]) -> tuple[int, str, str]:
         assert environ_update["DEBIAN_FRONTEND"] == "noninteractive"

@@ -114,7 +114,8 @@ class Kernel:
             self.revisions[op.hook] = self.revisions.get(op.hook, 1) + 1
 
     def attached(self, hook: Hook, program: str) -> bool:
-        named = [f for f in self.filters if f.hook == hook and f.name == filter_name(self.wish.owner, program)]
+        """For all packets; a filter for one protocol only cannot be changed into one for all without taking it off."""
+        named = [f for f in self.filters if f.hook == hook and f.protocol == 3 and f.name == filter_name(self.wish.owner, program)]
         return bool(named) or any(link.hook == hook and link.pin and link.program == program for link in self.links)
 
     def foreign(self) -> tuple[Any, ...]:

@@ -9,14 +9,26 @@ struct way {
 	bool transient;         /* the flow is being opened or closed */
 };
 
-#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+/* The MTU of an interface: the kernel's own word where we may ask, else `mtu`, which is that of the facts. */
+static __always_inline __u32 mtu_of(struct __sk_buff *skb, __u32 ifindex, __u32 mtu)
+{
+#if OVERLAY_CHECK_MTU
+	long (*check_mtu)(void *, __u32, __u32 *, __s32, __u64) = (void *)163; /* BPF_FUNC_check_mtu */
+	__u32 live = 0;
+
+	check_mtu(skb, ifindex, &live, 0, 0);
+	return live; /* set whatever the verdict, which is wrong for GSO packets at ingress */
+#else
+	return mtu;
+#endif
+}
 
 /*
- * Where would the kernel forward a packet from `source` to `destination` that came in by `input`? Returns the
- * interface, 0 for "nowhere". Before Linux 5.12 the helper names no interface while the neighbour is unknown; then
- * `ifindex` still holds the input, and the answer matches nothing.
+ * Where would the kernel forward a packet of `mtu` bytes from `source` to `destination` that came in by `input`?
+ * Returns the interface, 0 for "nowhere" and for a route whose own MTU is smaller. Before Linux 5.12 the helper names
+ * no interface while the neighbour is unknown; then `ifindex` still holds the input, and the answer matches nothing.
  */
-static __always_inline __u32 route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u32 input,
+static __always_inline __u32 route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u32 input, __u32 mtu,
 				   const union address *source, const union address *destination)
 {
 	long result;
@@ -24,6 +36,7 @@ static __always_inline __u32 route(struct __sk_buff *skb, struct bpf_fib_lookup 
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = input;
 	fib->l4_protocol = IPPROTO_TCP;
+	fib->tot_len = mtu;
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		fib->family = 10; /* AF_INET6 */
 		__builtin_memcpy(fib->ipv6_src, source, sizeof(*source));
@@ -45,11 +58,12 @@ static __always_inline bool same_words(const __u32 *one, const __u32 *other)
 }
 
 /* After route(): does the kernel use the next hop of the maps too? */
-static __always_inline bool same_next_hop(const struct bpf_fib_lookup *fib, const union address *next_hop)
+static __always_inline bool same_next_hop(struct __sk_buff *skb, const struct bpf_fib_lookup *fib,
+					  const union address *next_hop)
 {
-	if (fib->family == 2)
-		return fib->ipv4_dst == next_hop->words[3];
-	return same_words(fib->ipv6_dst, next_hop->words);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return same_words(fib->ipv6_dst, next_hop->words);
+	return fib->family == 2 && fib->ipv4_dst == next_hop->words[3]; /* an IPv6 one (RFC 5549) is not for us */
 }
 
 static __always_inline void set_way(struct way *way, const struct packet *packet, const struct flow *flow)
@@ -69,7 +83,8 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 				     struct flow *flow, struct way *way)
 {
 	bool from_workload = packet->direction == FROM_WORKLOAD;
-	struct prefix prefix = {.length = 128, .address = packet->key.remote};
+	union address *other_end = from_workload ? &packet->key.remote : &packet->key.workload;
+	struct prefix prefix = {.length = 128};
 	struct bpf_fib_lookup fib;
 	struct workload *workload;
 	struct flow *known;
@@ -77,34 +92,29 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 	__u64 *silent_since;
 	__u64 now = bpf_ktime_get_ns();
 
-	/* The same first packet again, and no answer came by here: something on the way is missing. Leave this
-	 * flow, and for a while this workload, to the kernel. */
-	known = transient.lookup(&packet->key);
-	if (known) {
-		bool repeated = known->session == active->session && known->state <= FLOW_ANSWERED;
-		bool unanswered = known->state == FLOW_OPENING;
+	/* First of all, so that nobody touches the flows of others. */
+	workload = ifindex_map.lookup(&packet->key.workload);
+	if (from_workload && (!workload || workload->ifindex != skb->ifindex))
+		return refuse(packet, REASON_spoofed);
 
-		forget_transient(packet);
-		if (repeated) {
-			if (unanswered)
-				silent.update(&packet->key.workload, &now);
-			return refuse(packet, REASON_first_packet_repeated);
-		}
+	/* The same first packet again, and no answer came by here: something on the way is missing. Leave this
+	 * flow, and for a while whoever did not answer, to the kernel. */
+	known = transient.lookup(&packet->key);
+	if (known && known->session == active->session && known->opened_by == packet->direction &&
+	    known->state <= FLOW_ANSWERED && now - known->since < OVERLAY_SILENT_NS) {
+		if (known->state == FLOW_OPENING)
+			silent.update(other_end, &now);
+		return refuse(packet, REASON_first_packet_repeated);
 	}
-	if (flows.delete(&packet->key) == 0)
-		count(packet->direction, REASON_flow_replaced, 0);
 	if (active->mode != MODE_ON)
 		return refuse(packet, REASON_draining);
 	if (!is_service(from_workload ? packet->key.remote_port : packet->key.workload_port))
 		return refuse(packet, REASON_not_service);
-
-	workload = ifindex_map.lookup(&packet->key.workload);
 	if (!workload)
-		return refuse(packet, from_workload ? REASON_spoofed : REASON_not_workload);
-	if (from_workload && workload->ifindex != skb->ifindex)
-		return refuse(packet, REASON_spoofed);
+		return refuse(packet, REASON_not_workload);
 	if (ifindex_map.lookup(&packet->key.remote))
 		return refuse(packet, from_workload ? REASON_same_node : REASON_spoofed);
+	__builtin_memcpy(prefix.address, &packet->key.remote, sizeof(prefix.address));
 	peer = peers.lookup(&prefix);
 	if (!peer)
 		return refuse(packet, REASON_not_peer);
@@ -114,7 +124,7 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 		return refuse(packet, REASON_wrong_uplink);
 	if (!carries_overlay(workload->ifindex) || !carries_overlay(peer->ifindex))
 		return refuse(packet, REASON_interface_gone);
-	silent_since = silent.lookup(&packet->key.workload);
+	silent_since = silent.lookup(other_end);
 	if (silent_since && now - *silent_since < OVERLAY_SILENT_NS)
 		return refuse(packet, REASON_silent);
 
@@ -125,10 +135,11 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 	flow->next_hop = peer->next_hop;
 	if (!(flow->next_hop.halves[0] | flow->next_hop.halves[1]))
 		flow->next_hop = packet->key.remote;
-	if (route(skb, &fib, flow->uplink, &packet->key.remote, &packet->key.workload) != flow->ifindex)
+	if (route(skb, &fib, flow->uplink, mtu_of(skb, flow->ifindex, flow->workload_mtu), &packet->key.remote,
+		  &packet->key.workload) != flow->ifindex || !same_next_hop(skb, &fib, &packet->key.workload))
 		return refuse(packet, REASON_route_differs);
-	if (route(skb, &fib, flow->ifindex, &packet->key.workload, &packet->key.remote) != flow->uplink ||
-	    !same_next_hop(&fib, &flow->next_hop))
+	if (route(skb, &fib, flow->ifindex, mtu_of(skb, flow->uplink, flow->uplink_mtu), &packet->key.workload,
+		  &packet->key.remote) != flow->uplink || !same_next_hop(skb, &fib, &flow->next_hop))
 		return refuse(packet, REASON_route_differs);
 
 	flow->session = active->session;
@@ -146,16 +157,7 @@ static __always_inline bool too_big(struct __sk_buff *skb, const struct packet *
 
 	if (length <= OVERLAY_ALWAYS_FITS)
 		return false;
-#if OVERLAY_CHECK_MTU
-	{
-		long (*check_mtu)(void *, __u32, __u32 *, __s32, __u64) = (void *)163; /* BPF_FUNC_check_mtu */
-		__u32 live = 0;
-
-		check_mtu(skb, ifindex, &live, 0, 0);
-		mtu = live; /* set whatever the verdict, which is wrong for GSO packets at ingress */
-	}
-#endif
-	return length > mtu;
+	return length > mtu_of(skb, ifindex, mtu);
 }
 
 /* Not a first packet: the way of its flow, if the flow is known. */
@@ -175,6 +177,8 @@ static __always_inline bool follow(struct __sk_buff *skb, struct packet *packet,
 	if (packet->direction == FROM_WORKLOAD && flow->ifindex != skb->ifindex)
 		return refuse(packet, REASON_spoofed);
 	set_way(way, packet, flow);
+	if (!carries_overlay(way->ifindex))
+		return refuse(packet, REASON_interface_gone);
 	now = sweep.lookup(&zero);
 	if (now && flow->round != now->round)
 		flow->round = now->round;
@@ -194,26 +198,25 @@ static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet,
 	if (READ_ONCE(active->deadline) && bpf_ktime_get_ns() >= active->deadline)
 		return refuse(packet, REASON_lease_expired);
 
-	if (first ? !open_flow(skb, packet, active, &fresh, way) : !follow(skb, packet, active, way))
-		return false;
-
-	if (!carries_overlay(way->ifindex))
-		return refuse(packet, REASON_interface_gone);
+	if (skb->pkt_type != PACKET_HOST)
+		return refuse(packet, REASON_other_host);
 	if (packet->ttl <= 1)
 		return refuse(packet, REASON_ttl);
+
+	if (first ? !open_flow(skb, packet, active, &fresh, way) : !follow(skb, packet, active, way)) {
+		/* The kernel may make a connection of it now, and an old flow must not catch its replies. */
+		if (first && packet->reason != REASON_spoofed)
+			forget(packet);
+		return false;
+	}
 	if (too_big(skb, packet, way->ifindex, way->mtu))
 		return refuse(packet, REASON_too_big);
 
-	if (first) {
-		if (transient.update(&packet->key, &fresh))
-			return refuse(packet, REASON_flows_full);
-		count(packet->direction, REASON_flow_opened, 0);
-	} else if (packet->tcp_flags & TCP_RST) {
-		reset(packet);
-	} else if (way->transient) {
+	if (first)
+		return begin(packet, &fresh);
+	if (way->transient)
 		track_transient(packet);
-	} else if (packet->tcp_flags & TCP_FIN) {
+	else if (packet->tcp_flags & (TCP_FIN | TCP_RST))
 		track_established(packet);
-	}
 	return true;
 }

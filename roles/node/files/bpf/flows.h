@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The flow table. A flow is made from its first packet and lives in `transient` (an LRU) until its handshake is
- * completed, in `flows` while it is established, and in `transient` again from the second FIN on, for the last
- * packets of both ends. So first packets that nobody follows up never displace an established flow.
+ * completed, in `flows` while it is established, and in `transient` again from the second FIN or an RST on, for the
+ * last packets of both ends. So first packets that nobody follows up never displace an established flow, and a forged
+ * SYN or RST, whose sequence number nobody checks here, cuts no connection: the flow stays known.
  */
 #pragma once
 
@@ -12,6 +13,13 @@ static __always_inline void forget_transient(struct packet *packet)
 {
 	if (transient.delete(&packet->key) == 0)
 		count(packet->direction, REASON_transient_removed, 0);
+}
+
+static __always_inline void forget(struct packet *packet)
+{
+	if (flows.delete(&packet->key) == 0)
+		count(packet->direction, REASON_flow_replaced, 0);
+	forget_transient(packet);
 }
 
 /*
@@ -25,14 +33,17 @@ static __always_inline bool take_slot(struct packet *packet, struct flow *flow)
 	__u32 zero = 0;
 	struct sweep *now = sweep.lookup(&zero);
 	__u64 time = bpf_ktime_get_ns();
+	__u32 round;
 
 	if (!now)
 		return false;
-	if (time - now->round_began > OVERLAY_IDLE_NS) {
-		now->round_began = time;
-		now->round++;
+	/* `round` is read first and `round_began` written first, so that two processors never begin two rounds at once. */
+	round = READ_ONCE(now->round);
+	if ((__s64)(time - READ_ONCE(now->round_began)) > (__s64)OVERLAY_IDLE_NS) {
+		WRITE_ONCE(now->round_began, time);
+		WRITE_ONCE(now->round, ++round);
 	}
-	flow->round = now->round;
+	flow->round = round;
 #pragma unroll
 	for (int step = 0; step < SWEEP_STEPS; step++) {
 		__u32 slot = (now->hand++ + (bpf_get_smp_processor_id() << 8)) & (OVERLAY_FLOWS - 1);
@@ -42,12 +53,12 @@ static __always_inline bool take_slot(struct packet *packet, struct flow *flow)
 		if (!held)
 			return false;
 		holder = held->protocol ? flows.lookup(held) : NULL;
-		if (holder && holder->slot == slot && holder->session == flow->session) {
-			if (now->round - holder->round < 2)
+		if (holder && holder->slot == slot) {
+			if (holder->session == flow->session && round - holder->round < 2)
 				continue;
+			if (flows.delete(held) == 0)
+				count(packet->direction, REASON_flow_swept, 0);
 		}
-		if (holder && holder->slot == slot && flows.delete(held) == 0)
-			count(packet->direction, REASON_flow_swept, 0);
 		*held = packet->key;
 		flow->slot = slot;
 		return true;
@@ -55,62 +66,82 @@ static __always_inline bool take_slot(struct packet *packet, struct flow *flow)
 	return false;
 }
 
-/* From `transient` to `flows`. Without room the flow stays where it is: still known, but it may be evicted. */
+/* A first packet that may go. Of an established flow, it changes the way at most: the workload knows whether somebody
+ * uses the ports again (and answers with SYN-ACK) or forged it (RFC 5961 section 4). */
+static __always_inline bool begin(struct packet *packet, struct flow *fresh)
+{
+	struct flow *known = flows.lookup(&packet->key);
+
+	if (known && known->session == fresh->session) {
+		known->ifindex = fresh->ifindex;
+		known->uplink = fresh->uplink;
+		known->next_hop = fresh->next_hop;
+		known->workload_mtu = fresh->workload_mtu;
+		known->uplink_mtu = fresh->uplink_mtu;
+		count(packet->direction, REASON_flow_renewed, 0);
+		return true;
+	}
+	forget(packet);
+	if (transient.update(&packet->key, fresh))
+		return refuse(packet, REASON_flows_full);
+	count(packet->direction, REASON_flow_opened, 0);
+	return true;
+}
+
+/* From `transient` to `flows`. Without room the flow stays where it is: still known, but it may be evicted. It tries
+ * again with its next packets. */
 static __always_inline void establish(struct packet *packet, struct flow *flow)
 {
 	struct flow copy = *flow;
 
-	flow->state = FLOW_ESTABLISHED;
 	copy.state = FLOW_ESTABLISHED;
 	if (take_slot(packet, &copy) && flows.update(&packet->key, &copy) == 0) {
 		forget_transient(packet);
 		count(packet->direction, REASON_flow_established, 0);
-	} else {
+	} else if (flow->state != FLOW_ESTABLISHED) {
+		flow->state = FLOW_ESTABLISHED;
 		count(packet->direction, REASON_flows_full, 0);
 	}
 }
 
-/* From `flows` to `transient`, for the acknowledgements that are still to come. */
-static __always_inline void close(struct packet *packet, struct flow *flow)
-{
-	struct flow copy = *flow;
-
-	copy.state = FLOW_CLOSING;
-	if (transient.update(&packet->key, &copy) == 0)
-		flows.delete(&packet->key);
-	count(packet->direction, REASON_flow_closed, 0);
-}
-
-static __always_inline void reset(struct packet *packet)
-{
-	flows.delete(&packet->key);
-	forget_transient(packet);
-	count(packet->direction, REASON_flow_reset, 0);
-}
-
-/* A packet of an established flow that ends it. */
+/* FIN or RST of a flow in `flows`. */
 static __always_inline void track_established(struct packet *packet)
 {
 	struct flow *flow = flows.lookup(&packet->key);
+	struct flow copy;
 
 	if (!flow)
 		return;
-	flow->fin[packet->direction & 1] = 1;
-	if (flow->fin[FROM_UPLINK] && flow->fin[FROM_WORKLOAD])
-		close(packet, flow);
+	if (packet->tcp_flags & TCP_RST)
+		count(packet->direction, REASON_flow_reset, 0);
+	else
+		flow->fin[packet->direction & 1] = 1;
+	if (!(packet->tcp_flags & TCP_RST) && !(flow->fin[FROM_UPLINK] && flow->fin[FROM_WORKLOAD]))
+		return;
+	copy = *flow;
+	copy.state = FLOW_CLOSING;
+	if (transient.update(&packet->key, &copy) == 0 && flows.delete(&packet->key) == 0)
+		count(packet->direction, REASON_flow_closed, 0);
 }
 
-/* A packet of a flow in `transient`. A flow that is closing stays until it is evicted or its ports are used again. */
+/* A packet of a flow in `transient`. One that is closing stays until it is evicted or its ports are used again. */
 static __always_inline void track_transient(struct packet *packet)
 {
 	struct flow *flow = transient.lookup(&packet->key);
 
-	if (!flow)
+	if (!flow || !packet->tcp_flags || flow->state == FLOW_CLOSING)
 		return;
-	if (packet->direction == flow->opened_by) {
-		if (flow->state == FLOW_ANSWERED && (packet->tcp_flags & TCP_ACK))
-			establish(packet, flow);
-	} else if (flow->state == FLOW_OPENING && (packet->tcp_flags & TCP_SYN)) {
-		flow->state = FLOW_ANSWERED;
+	if (packet->tcp_flags & TCP_FIN)
+		flow->fin[packet->direction & 1] = 1;
+	if (packet->tcp_flags & TCP_RST) {
+		flow->state = FLOW_CLOSING;
+		count(packet->direction, REASON_flow_reset, 0);
+	} else if (flow->fin[FROM_UPLINK] && flow->fin[FROM_WORKLOAD]) {
+		flow->state = FLOW_CLOSING;
+	} else if (packet->direction != flow->opened_by) {
+		if (flow->state == FLOW_OPENING)
+			flow->state = FLOW_ANSWERED;
+	} else if (flow->state != FLOW_OPENING && (packet->tcp_flags & TCP_ACK)) {
+		establish(packet, flow);
 	}
 }

@@ -64,6 +64,12 @@ static __always_inline void set_ipv6(union address *address, const struct in6_ad
 	*address = *(const union address *)ipv6;
 }
 
+/* What IPv4 addresses look like here. The kernel drops IPv6 packets from such addresses (ip6_rcv_core). */
+static __always_inline bool is_mapped(const union address *address)
+{
+	return !address->halves[0] && address->words[2] == bpf_htonl(0xffff);
+}
+
 /* `source` and `destination` become workload and remote end. `outbound`: the packet is (or was) on its way out. */
 #define SET_KEY(packet, outbound, set, source, destination, source_port, destination_port)                           \
 	do {                                                                                                         \
@@ -165,6 +171,8 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		if (!concerns_service(tcp->dest, tcp->source))
 			return refuse(packet, REASON_not_service);
 		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
+		if (is_mapped(&packet->key.workload))
+			return refuse(packet, REASON_malformed);
 		return parse_tcp(packet, tcp, sizeof(*ip));
 	}
 
@@ -190,7 +198,7 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, REASON_not_service);
 	SET_KEY(packet, true, set_ipv6, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
 	set_ipv6(&destination, &ip->daddr);
-	if (!same_address(&packet->key.workload, &destination))
+	if (!same_address(&packet->key.workload, &destination) || is_mapped(&destination))
 		return refuse(packet, REASON_malformed);
 	return true;
 }

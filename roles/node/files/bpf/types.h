@@ -6,6 +6,8 @@
 #define true 1
 #define false 0
 #endif
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
 #define OFFSET_OF(type, member) __builtin_offsetof(type, member)
 
 enum direction { FROM_UPLINK, FROM_WORKLOAD };
@@ -31,8 +33,8 @@ struct workload {
 };
 
 struct prefix {
-	__u32 length; /* of the sixteen bytes: IPv4 prefixes count from 96 */
-	union address address;
+	__u32 length;     /* of the sixteen bytes: IPv4 prefixes count from 96 */
+	__u32 address[4]; /* no union address: its alignment would put a gap before it, and the trie knows no gaps */
 };
 
 struct peer {

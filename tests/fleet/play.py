@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs playbooks and single modules on the lab as a user does, and records every task's result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+INVENTORY = ROOT / "tests/lab/run/inventory.yml"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task on one host. ``outcome``: ok, failed, skipped, unreachable or ignored."""
+
+    outcome: str
+    host: str
+    task: str
+    result: Mapping[str, Any]
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.result.get("changed"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run did. ``output``: what a person saw."""
+
+    code: int
+    output: str
+    results: list[Result] = field(repr=False)
+
+    @property
+    def changes(self) -> set[tuple[str, str]]:
+        """The (host, task) pairs that changed something, or would."""
+        return {(result.host, result.task) for result in self.results if result.changed}
+
+    def of(self, task: str, host: str | None = None) -> list[Result]:
+        """The results of a task, by name."""
+        return [r for r in self.results if r.task == task and host in (None, r.host)]
+
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.outcome in ("failed", "unreachable")]
+
+    def succeeded(self) -> Run:
+        """The run itself; AssertionError with its output if it failed."""
+        assert self.code == 0, self.output
+        return self
+
+
+def playbook(name: str, *options: str, variables: Mapping[str, Any] | None = None, timeout: float = 600) -> Run:
+    """``ansible-playbook name`` from the clone, on the lab's inventory."""
+    return run(_BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, timeout=timeout)
+
+
+def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:
+    """One module on one host; AssertionError if it gave no result."""
+    done = run(_BIN / "ansible", "-i", INVENTORY, host, "-m", name, "-a", json.dumps(dict(arguments or {})), *options)
+    assert done.results, done.output
+    return done.results[-1]
+
+
+def run(*command: str | Path, variables: Mapping[str, Any] | None = None, timeout: float = 600) -> Run:
+    """A command of Ansible, in the clone's folder, with every result recorded."""
+    with tempfile.TemporaryDirectory(prefix="ovl-play-") as folder:
+        record = Path(folder) / "record"
+        extra: list[str] = []
+        if variables:
+            (Path(folder) / "variables.json").write_text(json.dumps(dict(variables)), encoding="utf-8")
+            extra = ["--extra-vars", f"@{folder}/variables.json"]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callbacks"),
+            "ANSIBLE_CALLBACKS_ENABLED": "recorder",
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "OVERLAY_RECORD": str(record),
+            "PYTHONPATH": "",
+        }
+        done = subprocess.run(
+            [*map(str, command), *extra], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout, check=False,
+        )  # fmt: skip
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        return Run(done.returncode, done.stdout, [Result(**json.loads(line)) for line in lines])

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything on a node that the overlay could change, read from outside with the kernel's and the machine's own tools."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall
+from lab.api import Node
+
+# Written by connecting and running anything at all, by time passing, or by the kernel.
+_NOISE = re.compile(r"^/(proc|sys|dev|tmp|root/\.ansible|var/log|var/tmp|run/(sshd|motd|utmp))|/__pycache__/|/home/.*/\.ansible")
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """``filters`` and ``qdiscs``: what tc prints; ``pins``: what is on the bpffs, None where none is mounted."""
+
+    qdiscs: tuple[str, ...]
+    filters: tuple[str, ...]
+    pins: tuple[str, ...] | None
+    files: tuple[str, ...]
+
+
+def observe(node: Node) -> NodeState:
+    """The state of a node, comparable with ``==``."""
+    qdiscs = _qdiscs(node)
+    interfaces = sorted({line.split()[-1] for line in qdiscs if re.match(r"(clsact|ingress) ", line)})
+    filters = [
+        f"{interface} {direction} {line}"
+        for interface in interfaces
+        for direction in ("ingress", "egress")
+        for line in node.host_run(["tc", "filter", "show", "dev", interface, direction], check=False).splitlines()
+    ]
+    mounted = node.run(["sh", "-c", "grep -c ' /sys/fs/bpf bpf ' /proc/mounts"], check=False).stdout.strip() != "0"
+    pins = node.run(["find", "/sys/fs/bpf", "-mindepth", "1"]).stdout.splitlines() if mounted else None
+    listed = node.run(["find", "/", "-xdev", "-type", "f", "-printf", "%p %s %T@\n"]).stdout.splitlines()
+    listed += node.run(["find", "/run", "-type", "f", "-printf", "%p %s\n"]).stdout.splitlines()
+    return NodeState(
+        tuple(qdiscs),
+        tuple(filters),
+        None if pins is None else tuple(sorted(pin for pin in pins if not pin.endswith(".debug"))),
+        tuple(sorted(line for line in listed if not _NOISE.search(line))),
+    )
+
+
+def _qdiscs(node: Node) -> list[str]:
+    listed: list[dict[str, Any]] = json.loads(node.host_run(["tc", "-j", "qdisc", "show"]))
+    return sorted(f"{q['kind']} {q['handle']} {q.get('parent', 'root')} {q['dev']}" for q in listed)
+
+
+def loaded() -> dict[str, set[str]]:
+    """Programs and maps of the whole kernel, as ``id name``."""
+    return {"programs": _walk("prog"), "maps": _walk("map")}
+
+
+def _walk(kind: str) -> set[str]:
+    found = set()
+    step = _bpf_syscall.next_prog_id if kind == "prog" else _bpf_syscall.next_map_id
+    number = step(0)
+    while number is not None:
+        found.add(str(number))
+        number = step(number)
+    return found
+
+
+def program_ids(node: Node) -> dict[str, int]:
+    """Name -> id of the programs that run as our filters on a node."""
+    text = "\n".join(observe(node).filters)
+    return {f"{name} {number}": int(number) for name, number in re.findall(r"(ebpf\.overlay:\w+).*? id (\d+)", text)}
+
+

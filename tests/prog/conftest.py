@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Program tests need root, bcc, and no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from prog import datapath, network
+from prog.datapath import Datapath, Object
+from prog.network import Interface
+
+SOAK = bool(os.environ.get("OVERLAY_SOAK"))
+
+
+@pytest.fixture(scope="session")
+def namespace() -> Iterator[int]:
+    if os.geteuid():
+        pytest.skip("needs root")
+    descriptor = network.create()
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interfaces(namespace: int) -> Iterator[Mapping[str, Interface]]:
+    """The tests of this folder run inside the namespace."""
+    with network.inside(namespace):
+        yield network.interfaces()
+
+
+@pytest.fixture(scope="session")
+def build() -> Iterator[Callable[..., Object]]:
+    """Compiles each choice of settings once."""
+    built: dict[tuple[tuple[str, object], ...], Object] = {}
+
+    def one(**defines: object) -> Object:
+        key = tuple(sorted(defines.items()))
+        if key not in built:
+            built[key] = datapath.build(**defines)
+        return built[key]
+
+    yield one
+    for found in built.values():
+        for descriptor in found.descriptors.values():
+            os.close(descriptor)
+
+
+@pytest.fixture
+def overlay(build: Callable[..., Object], interfaces: Mapping[str, Interface]) -> Datapath:
+    """The default build, on, with two workloads and one peer."""
+    found = Datapath(build(OVERLAY_CHECK_MTU=1), interfaces)
+    datapath.fill(found)
+    return found

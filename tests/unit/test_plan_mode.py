@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The mode: what is written, in which order, and when nothing is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
+    NANOSECONDS,
+    AwaitFlows,
+    Control,
+    HandOver,
+    Observed,
+    SetControl,
+    Wanted,
+    plan_mode,
+)
+
+NOW = 1_000 * NANOSECONDS
+PIN = "/sys/fs/bpf/ebpf-overlay"
+
+controls = st.builds(
+    Control,
+    mode=st.sampled_from(["off", "drain", "on"]),
+    deadline=st.sampled_from([0, NOW - NANOSECONDS, NOW, NOW + NANOSECONDS, NOW + 60 * NANOSECONDS]),
+    session=st.integers(0, 5),
+    generation=st.integers(0, 5),
+)
+wishes = st.builds(
+    Wanted,
+    mode=st.sampled_from(["on", "confirm", "drain", "off"]),
+    lease=st.sampled_from([0, 0.5, 2, 60]),
+    generation=st.sampled_from([None, 0, 3]),
+    force=st.booleans(),
+)
+
+
+def applied(control: Control, operations: tuple[object, ...]) -> Control:
+    for operation in operations:
+        if isinstance(operation, SetControl):
+            control = operation.control
+            if operation.lease:
+                control = replace(control, deadline=NOW + int(operation.lease * NANOSECONDS))
+    return control
+
+
+@given(controls, wishes)
+def test_planning_again_gives_nothing(control: Control, wanted: Wanted) -> None:
+    try:
+        plan = plan_mode(wanted, Observed(control, 3, NOW), PIN)
+    except OverlayError:
+        return
+    if not plan.unmet:
+        assert not plan_mode(wanted, Observed(applied(control, plan.operations), 0, NOW), PIN).operations
+
+
+@given(controls, wishes)
+def test_flows_of_an_earlier_session_never_come_back(control: Control, wanted: Wanted) -> None:
+    try:
+        plan = plan_mode(wanted, Observed(control, 3, NOW), PIN)
+    except OverlayError:
+        return
+    after = applied(control, plan.operations)
+    if not plan.unmet and control.effective(NOW) == "off" and after.effective(NOW) != "off":
+        assert after.session > control.session
+    elif not plan.unmet:
+        assert after.session == control.session
+
+
+@given(controls, st.booleans())
+def test_off_hands_over_before_it_switches_off(control: Control, force: bool) -> None:
+    operations = plan_mode(Wanted("off", force=force), Observed(control, 3, NOW), PIN).operations
+    assert applied(control, operations).mode == "off"
+    if control.effective(NOW) == "off" or force:
+        assert len(operations) <= 1
+    else:
+        assert operations[-3:-1] == (AwaitFlows(), HandOver())
+        before_wait = applied(control, operations[:-3])
+        assert (before_wait.mode, before_wait.deadline) == ("drain", 0)
+
+
+def test_a_confirmation_in_time_removes_the_deadline_and_nothing_else() -> None:
+    control = Control("on", NOW + 1, 4, 2)
+    (operation,) = plan_mode(Wanted("confirm"), Observed(control, 0, NOW), PIN).operations
+    assert operation == SetControl(Control("on", 0, 4, 2))
+
+
+def test_a_confirmation_that_comes_too_late_is_an_error_that_says_so() -> None:
+    with pytest.raises(OverlayError, match=r"its lease ended 1\.5 s ago"):
+        plan_mode(Wanted("confirm"), Observed(Control("on", NOW - 3 * NANOSECONDS // 2, 1, 0), 0, NOW), PIN)
+
+
+@pytest.mark.parametrize("mode", ["off", "drain"])
+def test_there_is_nothing_to_confirm_unless_on(mode: str) -> None:
+    assert plan_mode(Wanted("confirm"), Observed(Control(mode), 0, NOW), PIN).unmet
+
+
+def test_draining_does_not_bring_back_what_is_off() -> None:
+    expired = Control("on", NOW - 1, 1, 0)
+    assert applied(expired, plan_mode(Wanted("drain"), Observed(expired, 0, NOW), PIN).operations).mode == "off"
+
+
+@pytest.mark.parametrize("mode", ["on", "confirm"])
+def test_without_a_datapath_on_is_predicted_and_refused(mode: str) -> None:
+    plan = plan_mode(Wanted(mode), Observed(None, 0, NOW), PIN)
+    assert plan.operations
+    assert "bpf_object" in plan.unmet[0]
+
+
+@pytest.mark.parametrize("mode", ["off", "drain"])
+def test_without_a_datapath_it_is_off_already(mode: str) -> None:
+    plan = plan_mode(Wanted(mode), Observed(None, 0, NOW), PIN)
+    assert not plan.operations
+    assert not plan.unmet
+    assert plan.result["mode"] == "off"

@@ -129,7 +129,7 @@ lint-links:
 lint-python: setup
 	ruff check . $(SCRIPTS)
 	ruff format --check . $(SCRIPTS)
-	mypy $(COLLECTION)/plugins $(shell git ls-files --cached --others --exclude-standard 'tests/*.py')
+	mypy $(COLLECTION)/plugins $(shell find tests -name '*.py' -not -path 'tests/lab/run/*' -not -path 'tests/output/*')
 
 .PHONY: lint-ansible
 lint-ansible: setup

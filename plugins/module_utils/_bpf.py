@@ -135,7 +135,7 @@ def compile_source(text: str, name: str, flags: Sequence[str], programs: Sequenc
 def _compiler() -> Any:
     from bcc import BPF
 
-    class Compiler(BPF):  # type: ignore[misc]
+    class Compiler(BPF):
         def _trace_autoload(self) -> None:
             """bcc attaches functions whose name begins with kprobe__ and the like; here nothing is ever attached."""
 
@@ -238,8 +238,9 @@ def load(compiled: Compiled, decisions: Mapping[str, str], folder: str, source: 
     for name, code in compiled.programs.items():
         descriptors[name] = _load_program(name, with_maps(code, replace), source)
         info = bpf.prog_info(descriptors[name])
-        programs.append(Program(name, info.tag, info.xlated_size))
-    return Rehearsal(Built(tuple(programs), fresh_layouts(compiled)), descriptors, compiled)
+        programs.append(Program(name, info.id, info.tag, info.xlated_size))
+    map_ids = {name: bpf.map_info(descriptors[name]).id for name in decisions}
+    return Rehearsal(Built(tuple(programs), fresh_layouts(compiled), map_ids), descriptors, compiled)
 
 
 def _load_program(name: str, code: bytes, source: str) -> int:

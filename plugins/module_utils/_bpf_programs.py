@@ -70,7 +70,7 @@ class LinkInfo:
     attach_type: int
 
 
-def prog_load(  # noqa: PLR0917 (as many as the kernel takes)
+def prog_load(
     code: bytes,
     name: str,
     prog_type: int = PROG_TYPE_SCHED_CLS,
@@ -142,7 +142,7 @@ def prog_info(fd: int) -> ProgInfo:
     )  # fmt: skip
 
 
-def link_create_tcx(  # noqa: PLR0917
+def link_create_tcx(
     prog_fd: int, ifindex: int, attach_type: int, relative: int = 0, flags: int = 0, expected_revision: int = 0
 ) -> int:
     """A TCX link (6.6); without ``flags`` it runs last. ESTALE: the chain's revision is another by now.

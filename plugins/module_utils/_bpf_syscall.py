@@ -157,7 +157,7 @@ def obj_pin(fd: int, path: str) -> None:
 # -- maps ---------------------------------------------------------------------------------------------------------
 
 
-def map_create(  # noqa: PLR0917 (as many as the kernel takes)
+def map_create(
     type_: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = "",
     *, btf_fd: int = 0, btf_key_type_id: int = 0, btf_value_type_id: int = 0,
 ) -> int:  # fmt: skip
@@ -238,7 +238,7 @@ def _batch(
 def map_lookup_batch(fd: int, key_size: int, value_size: int, count: int = 8192) -> Iterator[tuple[bytes, bytes]]:
     """Blocks of (keys, values), each packed back to back; ENOTSUPP where this map type has no batches.
 
-    A hash that changes meanwhile may yield a key twice. ``value_size`` is the stride.
+    A trie that changes meanwhile may yield a key twice. ``value_size`` is the stride.
     """
     # Hash maps keep a 4-byte bucket number in the cursor, the others a whole key.
     cursor, following = (ctypes.create_string_buffer(max(key_size, 8)) for _ in range(2))

@@ -15,22 +15,32 @@ def choose(asked: str, hook: Hook, interface: str, program: str, links: list[Lin
     ``auto`` prefers clsact, which every kernel has and every tool shows, unless a filter there would not run, could not
     be made, or ours runs through TCX already. Raises :class:`OverlayError` when the mechanism cannot work on this hook.
     """
-    ifindex, direction = hook
+    _ifindex, direction = hook
     target = f"interface {interface}, {direction}, program {program}"
     obstacle = _obstacle(hook, seen)
     if asked == TCX:
         if not seen.tcx:
-            raise OverlayError("attach a program through TCX", target, OSError(errno.EOPNOTSUPP, ""),
-                               "TCX needs kernel 6.6 or newer; use mechanism clsact or auto.")  # fmt: skip
+            raise OverlayError(
+                "attach a program through TCX",
+                target,
+                OSError(errno.EOPNOTSUPP, ""),
+                "TCX needs kernel 6.6 or newer; use mechanism clsact or auto.",
+            )
         return TCX, "asked for"
     if asked == CLSACT:
         if obstacle:
-            raise OverlayError("attach a program through clsact", target, obstacle, "Use mechanism tcx (kernel 6.6 or newer).")
+            raise OverlayError(
+                "attach a program through clsact", target, obstacle, "Use mechanism tcx (kernel 6.6 or newer)."
+            )
         return CLSACT, "asked for"
     if not seen.tcx:
         if obstacle:
-            raise OverlayError("attach a program", target, obstacle,
-                               "This kernel has no TCX (6.6) to go round it: remove or replace that qdisc.")  # fmt: skip
+            raise OverlayError(
+                "attach a program",
+                target,
+                obstacle,
+                "This kernel has no TCX (6.6) to go round it: remove or replace that qdisc.",
+            )
         return CLSACT, "this kernel has no TCX"
     if obstacle:
         return TCX, obstacle

@@ -20,7 +20,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice, repeat, starmap
 from operator import itemgetter
 from typing import Any, Callable
 
@@ -95,14 +95,19 @@ class Codec:
             raise OverlayError("understand a schema", what, error, "Correct the schema of the task.") from None
         self._struct = struct.Struct(layout)
         self.size = self._struct.size
-        self.order: Callable[[bytes], Any] = self._struct.unpack
-        """What to sort encoded values by, so that numbers stand as people count."""
+        # What to sort encoded values by, so that numbers stand as people count; None: as the bytes are.
+        numbers = any(not leaf.scalar.code.endswith("s") for leaf in self.leaves)
+        self.order: Callable[[bytes], Any] | None = self._struct.unpack if numbers else None
         self._plain = not self.leaves[0].path
         # Which names each struct in it must have, outer ones first.
         self._fields: dict[tuple[str, ...], set[str]] = {}
         for leaf in self.leaves:
             for depth, name in enumerate(leaf.path):
                 self._fields.setdefault(leaf.path[:depth], set()).add(name)
+
+        # A flat struct of plain numbers needs no columns.
+        names = [leaf.path[0] for leaf in self.leaves if len(leaf.path) == 1 and leaf.scalar.plain]
+        self._row = itemgetter(*names) if 1 < len(names) == len(self.leaves) else None
 
     # -- one value ----------------------------------------------------------------------------------------------
 
@@ -160,6 +165,11 @@ class Codec:
                 inner = values if not path else [self._pick(value, path) for value in values]
                 if set(map(len, inner)) != {len(names)}:
                     raise KeyError
+        if self._row:
+            try:
+                return list(starmap(self._struct.pack, map(self._row, values)))
+            except struct.error:  # an interface by its name, perhaps
+                pass
         columns = []
         for leaf in self.leaves:
             picked: Iterable[Any] = values
@@ -188,7 +198,6 @@ class AsWritten(Codec):
 
     def __init__(self, what: str) -> None:
         super().__init__("bytes:1", what)
-        self.order = bytes
 
     def encode(self, value: Any, where: str = "") -> bytes:  # noqa: ARG002
         return value.encode() if isinstance(value, str) else json.dumps(value, sort_keys=True).encode()
@@ -235,10 +244,12 @@ def encode_entries(blocks: Iterable[Sequence[Any]], key: Codec, value: Codec | N
 
 
 def _at_once(block: Sequence[Any], key: Codec, value: Codec | None) -> Iterable[tuple[bytes, bytes]]:
-    if set(map(len, block)) - ({2} if value else {1, 2}):
+    if value is None:
+        return zip(key.encode_column(list(map(itemgetter("key"), block))), repeat(b""))
+    if set(map(len, block)) != {2}:
         raise KeyError
-    keys = key.encode_column(list(map(itemgetter("key"), block)))
-    return zip(keys, value.encode_column(list(map(itemgetter("value"), block))) if value else repeat(b""))
+    keys, values = zip(*map(itemgetter("key", "value"), block))
+    return zip(key.encode_column(keys), value.encode_column(values))
 
 
 def _twice(encoded: Mapping[bytes, bytes], block: Sequence[Any], start: int, key: Codec) -> OverlayError:

@@ -58,7 +58,7 @@ def known_flows(pin_dir: str, session: int) -> list[dict[str, Any]]:
 
 def _flows(path: str) -> list[dict[str, Any]]:
     with opened(path) as found:
-        entries = found.read() if found else {}
+        entries = found.read(_FLOW.total) if found else {}
     return [{**_FLOW_KEY.decode(key), **_FLOW.decode(value)} for key, value in entries.items()]
 
 

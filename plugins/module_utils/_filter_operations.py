@@ -8,7 +8,6 @@ that only a glob matched may go at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import Hook, Program
 
@@ -23,7 +22,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class RecordQdisc(Operation):
-    """Note that a clsact qdisc which is about to appear is ours: before it appears, or a kill would make it nobody's."""
+    """Note that a clsact qdisc is ours, before it appears: or else a kill between the two would make it nobody's."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class AddFilter(FilterOperation):
 
 @dataclass(frozen=True)
 class ReplaceFilter(FilterOperation):
-    """Swap the program of a filter of ours in place; no packet sees the hook without it. Fails when the slot is empty."""
+    """Swap the program of a filter of ours in place, so that no packet misses it. Fails when the slot is empty."""
 
     name: str
     program: Program
@@ -113,7 +112,7 @@ class RemovePin:
     """Drop the pin of a link that lost its interface."""
 
     pin: str
-    interface: Optional[str] = None
+    interface: str | None = None
     ifindex: int = 0
     required = False
 
@@ -121,6 +120,6 @@ class RemovePin:
 @dataclass(frozen=True)
 class RemoveDirectory:
     path: str
-    interface: Optional[str] = None
+    interface: str | None = None
     ifindex: int = 0
     required = False

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
@@ -52,7 +52,9 @@ def _acquire(timeout: float, path: str) -> int:
                 raise OverlayError("lock this node for one run", path, error, "See `lslocks`.") from error
         if time.monotonic() >= deadline:
             raise OverlayError(
-                "start", path, f"another run has been changing this node for more than {timeout:g} s",
+                "start",
+                path,
+                f"another run has been changing this node for more than {timeout:g} s",
                 "Wait until it has ended (`lslocks` names the process), then run again. Nothing was changed.",
-            )  # fmt: skip
+            )
         time.sleep(0.05)

@@ -7,9 +7,8 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import eq
 from struct import iter_unpack
 from typing import Any
 
@@ -24,6 +23,8 @@ EVICTING_TYPES = frozenset({bpf.MAP_TYPE_LRU_HASH, bpf.MAP_TYPE_LRU_PERCPU_HASH}
 SUPPORTED_TYPES = INDEXED_TYPES | EVICTING_TYPES | {
     bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH, bpf.MAP_TYPE_LPM_TRIE, bpf.MAP_TYPE_DEVMAP_HASH,
 }  # fmt: skip
+# A batch takes whole buckets, each once and under its lock, so no key comes twice (__htab_map_lookup_and_delete_batch).
+HASHED_TYPES = EVICTING_TYPES | {bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH}
 OUR_PINS = "/sys/fs/bpf/ebpf-overlay/"
 BATCH = 16384  # entries per call
 
@@ -38,29 +39,41 @@ _ADVICE = {
 class Entries(Mapping[bytes, bytes]):
     """What a large map held, packed as the kernel gave it; the table is made only for whoever looks into it."""
 
-    def __init__(self, key_size: int, value_size: int, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, key_size: int, value_size: int, blocks: Sequence[tuple[bytes, bytes]], distinct: bool = False
+    ) -> None:
+        """``distinct``: whoever read the blocks knows that no key is in them twice."""
+        self._distinct = distinct
         self._sizes = key_size, value_size
         self._blocks = blocks
         self._table: dict[bytes, bytes] | None = None
 
-    def _column(self, place: int) -> Iterator[bytes]:
-        layout = f"{self._sizes[place]}s"
-        return chain.from_iterable(chain.from_iterable(iter_unpack(layout, block[place]) for block in self._blocks))
-
     @property
     def table(self) -> dict[bytes, bytes]:
         if self._table is None:
-            self._table = dict(zip(self._column(0), self._column(1)))
+            keys, values = (f"{size}s" for size in self._sizes)
+            self._table = {}
+            for block in self._blocks:
+                columns = iter_unpack(keys, block[0]), iter_unpack(values, block[1])
+                self._table.update(zip(*map(chain.from_iterable, columns)))
         return self._table
 
     def __eq__(self, other: object) -> bool:
-        if self._table is None and isinstance(other, dict):
-            count = sum(map(len, (keys for keys, _values in self._blocks))) // self._sizes[0]
-            if count == len(other):
-                # As many pairs as the other has, all of them in it, and none twice: then its keys add up to the same.
-                same = all(map(eq, map(other.get, self._column(0)), self._column(1)))
-                return same and sum(map(hash, self._column(0))) == sum(map(hash, other))
-        return self.table == other
+        if self._table is not None or not isinstance(other, dict):
+            return self.table == other
+        # Equal when it has as many pairs as the other, each is in the other, and none is there twice (the hashes of the
+        # keys add up to the same). In C and block by block, since most runs end with this comparison.
+        count = checksum = 0
+        for keys, values in self._blocks:
+            block = list(chain.from_iterable(iter_unpack(f"{self._sizes[0]}s", keys)))
+            count += len(block)
+            checksum += 0 if self._distinct else sum(map(hash, block))
+            try:
+                if b"".join(map(other.__getitem__, block)) != values:
+                    return False
+            except KeyError:
+                return False
+        return count == len(other) and (self._distinct or checksum == sum(map(hash, other)))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -76,6 +89,9 @@ class Entries(Mapping[bytes, bytes]):
     def __len__(self) -> int:
         return len(self.table)
 
+    def items(self) -> ItemsView[bytes, bytes]:
+        return self.table.items()
+
 
 class PinnedMap:
     """An open map. Values are logical: a per-CPU entry has one, the sum over all CPUs (see Codec.total)."""
@@ -89,6 +105,7 @@ class PinnedMap:
             self.info.max_entries, self.indexed, self.info.type in EVICTING_TYPES, frozen=bpf.map_frozen(fd)
         )
         self._stride = self.info.value_stride
+        self._stepped = False  # read key by key, since the kernel has no batches for it
         # What the map held when it was last read, all CPUs' copies: what a failed write goes back to.
         self._former: Mapping[bytes, bytes] = {}
 
@@ -115,7 +132,8 @@ class PinnedMap:
                     )  # fmt: skip
         except OSError as error:
             raise _refused("read a map", self.path, error) from error
-        entries: Mapping[bytes, bytes] = Entries(self.info.key_size, self._stride, blocks)
+        distinct = self.info.type in HASHED_TYPES and not self._stepped
+        entries: Mapping[bytes, bytes] = Entries(self.info.key_size, self._stride, blocks, distinct)
         if self.indexed:
             entries = {key: value for key, value in entries.items() if any(value)}
         self._former = entries
@@ -133,6 +151,7 @@ class PinnedMap:
                 raise
         else:
             return
+        self._stepped = True
         key = bpf.map_next_key(self.fd, None, size)
         while key is not None:
             value = bpf.map_lookup(self.fd, key, self._stride)
@@ -174,18 +193,19 @@ class PinnedMap:
         for start in range(0, len(keys), BATCH):
             part = keys[start : start + BATCH]
             parts = values[start : start + BATCH] if values is not None else None
-            touched.extend(part)
             try:
                 if parts is None:
                     bpf.map_delete_batch(self.fd, b"".join(part), len(part))
                 else:
                     bpf.map_update_batch(self.fd, b"".join(part), b"".join(parts), len(part))
+                touched.extend(part)
             except bpf.BatchError as error:
+                touched.extend(part[: error.done])
                 if error.errno not in (bpf.ENOTSUPP, errno.EINVAL) or error.done:
-                    raise _WriteError(part[min(error.done, len(part) - 1)], error) from error
-                self._singly(part, parts)
+                    raise _WriteError(part[error.done], error) from error
+                self._singly(part, parts, touched)
 
-    def _singly(self, keys: Sequence[bytes], values: Sequence[bytes] | None) -> None:
+    def _singly(self, keys: Sequence[bytes], values: Sequence[bytes] | None, touched: list[bytes]) -> None:
         for number, key in enumerate(keys):
             try:
                 if values is None:
@@ -194,6 +214,7 @@ class PinnedMap:
                     bpf.map_update(self.fd, key, values[number])
             except OSError as error:
                 raise _WriteError(key, error) from error
+            touched.append(key)
 
     def _restore(self, touched: Iterable[bytes]) -> int:
         """Put back what was there; removals first, since they make room. Returns how many could not be put back."""

@@ -49,13 +49,12 @@ class MapPin:
 
 @dataclass(frozen=True)
 class ProgramPin:
-    """``map_ids``: the maps that the program uses; ``xlated_size`` in bytes, as the kernel runs it."""
+    """``xlated_size``: in bytes, as the kernel runs it."""
 
     name: str
     id: int
     tag: str
     xlated_size: int
-    map_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,14 @@ Entry = Union[MapPin, ProgramPin, OtherEntry]
 
 @dataclass(frozen=True)
 class Record:
-    """What a build made: ``programs`` by name with their tags, ``maps`` by name. It lives as long as the pins do."""
+    """What a build made, by name with the kernel's ids, which are unique as long as the kernel runs and the pins live.
+
+    Tags would not do: programs that differ only in which map they use have the same one.
+    """
 
     digest: str
-    programs: Mapping[str, str]
-    maps: tuple[str, ...]
+    programs: Mapping[str, int]
+    maps: Mapping[str, int]
 
     @property
     def names(self) -> frozenset[str]:
@@ -83,8 +85,7 @@ class Record:
 
     def encode(self) -> str:
         """One line, since it is the target of a symbolic link."""
-        programs = ",".join(f"{name}:{tag}" for name, tag in sorted(self.programs.items()))
-        text = f"digest={self.digest};programs={programs};maps={','.join(sorted(self.maps))}"
+        text = f"digest={self.digest};programs={_encode_ids(self.programs)};maps={_encode_ids(self.maps)}"
         if len(text) > LONGEST_RECORD:
             raise OverlayError(
                 "record the build",
@@ -97,12 +98,21 @@ class Record:
     @staticmethod
     def decode(text: str) -> Record | None:
         """What :meth:`encode` wrote; None when the text is something else."""
-        found = re.fullmatch(r"digest=([0-9a-f]{64});programs=([\w:,]*);maps=([\w,]*)", text)
-        if not found:
+        found = re.fullmatch(r"digest=([0-9a-f]{64});programs=([\w:,]*);maps=([\w:,]*)", text)
+        try:
+            record = Record(found.group(1), _decode_ids(found.group(2)), _decode_ids(found.group(3))) if found else None
+        except ValueError:
             return None
-        pairs = [item.partition(":") for item in found.group(2).split(",") if item]
-        maps = tuple(item for item in found.group(3).split(",") if item)
-        return Record(found.group(1), {name: tag for name, _colon, tag in pairs}, maps)
+        return record if record and record.encode() == text else None
+
+
+def _encode_ids(ids: Mapping[str, int]) -> str:
+    return ",".join(f"{name}:{id_}" for name, id_ in sorted(ids.items()))
+
+
+def _decode_ids(text: str) -> dict[str, int]:
+    pairs = [item.split(":") for item in text.split(",") if item]
+    return {name: int(id_) for name, id_ in pairs}
 
 
 @dataclass(frozen=True)
@@ -110,16 +120,21 @@ class Program:
     """A program that was compiled and that the verifier took."""
 
     name: str
+    id: int
     tag: str
     xlated_size: int
 
 
 @dataclass(frozen=True)
 class Built:
-    """What the compiler and the verifier made of the source, before anything of it is pinned."""
+    """What the compiler and the verifier made of the source, before anything of it is pinned.
+
+    ``map_ids``: of the maps that the programs were loaded with, so carried over or new.
+    """
 
     programs: tuple[Program, ...]
     maps: Mapping[str, Layout]
+    map_ids: Mapping[str, int]
 
 
 @dataclass(frozen=True)

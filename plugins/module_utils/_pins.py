@@ -71,7 +71,7 @@ def _read_entry(folder: str, name: str) -> Entry:
                 return MapPin(name, bpf.map_info(fd).id, layout_of(fd))
             if kind == "bpf-prog":
                 info = bpf.prog_info(fd)
-                return ProgramPin(name, info.id, info.tag, info.xlated_size, tuple(info.map_ids))
+                return ProgramPin(name, info.id, info.tag, info.xlated_size)
             return OtherEntry(name)
         finally:
             os.close(fd)

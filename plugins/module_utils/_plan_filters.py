@@ -8,98 +8,29 @@ is ever named.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Any, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _filter_operations as do
-from ansible_collections.ebpf.overlay.plugins.module_utils._choose_mechanism import choose
+from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Wanted, Wish, resolve
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
-    CLSACT, DIRECTIONS, PROTOCOL_ALL, TCX, Filter, Hook, Link, Observed, Program, filter_name, link_pin_name, owner_of,
+    CLSACT,
+    DIRECTIONS,
+    PROTOCOL_ALL,
+    TCX,
+    Filter,
+    Hook,
+    Link,
+    Observed,
+    Program,
+    filter_name,
+    link_pin_name,
     program_of,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """One line of the user's list; ``interface`` is a name or a glob, ``program`` a pin."""
-
-    interface: str
-    direction: str
-    program: str
-    priority: int = 1
-    handle: int = 1
-
-    @property
-    def exact(self) -> bool:
-        return not any(sign in self.interface for sign in "*?[")
-
-    def matches(self, interfaces: Iterable[str]) -> list[str]:
-        """The interfaces that are meant, sorted."""
-        return sorted(
-            name for name in interfaces
-            if name == self.interface or (not self.exact and fnmatchcase(name, self.interface))
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked for. ``links``: the owner's folder of TCX link pins; ``namespace`` names the network namespace."""
-
-    attachments: tuple[Attachment, ...] = ()
-    owner: str = "ebpf.overlay"
-    purge: bool = False
-    mechanism: str = "auto"
-    present: bool = True
-    links: str = "/sys/fs/bpf/ebpf-overlay/links/ebpf_2eoverlay"
-    namespace: str = "0"
-
-    def check(self) -> None:
-        """Raises :class:`OverlayError` for a value that no kernel takes, or that would not say whose a filter is."""
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.owner):
-            raise OverlayError("use an owner", repr(self.owner), "it is empty, too long, or has other signs than letters, "
-                               "digits, dot, - and _", "Choose a plain name; it becomes the first part of the filters' names.")  # fmt: skip
-        for entry in self.attachments:
-            for key, highest in (("priority", 0xFFFF), ("handle", 0xFFFFFFFF)):
-                if not 1 <= getattr(entry, key) <= highest:
-                    raise OverlayError("attach a program", f"interface {entry.interface}, {entry.direction}, {key} "
-                                       f"{getattr(entry, key)}", f"it is not between 1 and {highest}", "Correct the number.")  # fmt: skip
-            if not 1 <= len(os.fsencode(os.path.basename(entry.program))) <= 128:
-                raise OverlayError("attach a program", f"interface {entry.interface}, program {entry.program!r}",
-                                   "its base name is empty or longer than 128 bytes", "Name the program's pin.")  # fmt: skip
-
-    def owns(self, item: Filter) -> bool:
-        """The kernel's own record decides: the filter's name. We never work in chains other than 0."""
-        return item.kind == "bpf" and item.chain == 0 and item.handle != 0 and owner_of(item.name) == self.owner
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One attachment on one interface that exists, with its mechanism decided."""
-
-    interface: str
-    ifindex: int
-    direction: str
-    program: Program
-    priority: int
-    handle: int
-    required: bool
-    mechanism: str = CLSACT
-    reason: str = ""
-
-    @property
-    def hook(self) -> Hook:
-        return self.ifindex, self.direction
-
-    @property
-    def target(self) -> str:
-        place = f", priority {self.priority}, handle {self.handle:#x}" if self.mechanism == CLSACT else ", TCX"
-        return f"interface {self.interface}, {self.direction}{place}, program {self.program.name}"
+)
 
 
 def plan_filters(wish: Wish, seen: Observed) -> Plan:
@@ -109,17 +40,17 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
     slot that somebody else has, attachments that exclude each other, a mechanism that cannot work there.
     """
     draft = _Draft(wish, seen)
-    wanted, warnings = _resolve(wish, seen, draft.links) if wish.present else ([], [])
+    wanted, warnings = resolve(wish, seen, draft.links) if wish.present else ([], [])
     draft.clear_leftovers()
     for item in wanted:
         draft.attach(item)
-    draft.detach({item.hook + (item.program.name,): item for item in wanted})
+    draft.detach({(*item.hook, item.program.name): item for item in wanted})
     draft.release_qdiscs({item.ifindex for item in wanted if item.mechanism == CLSACT})
     for name, ifindex in sorted({(item.interface, item.ifindex) for item in wanted if item.mechanism == CLSACT}):
         if ifindex not in seen.qdiscs and (ifindex, name) in seen.records:
             warnings.append(
-                f"The clsact qdisc of {name} that is recorded as ours is gone, and our filters with it: somebody removed it, "
-                "or an earlier run was interrupted. It is made again."
+                f"The clsact qdisc of {name} that is recorded as ours is gone, and our filters with it: somebody "
+                "removed it, or an earlier run was interrupted. It is made again."
             )
     return Plan(
         operations=tuple(draft.operations),
@@ -134,11 +65,13 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
     )
 
 
-def _unmet(operations: list[Any], wanted: list[Wanted], seen: Observed) -> Iterable[str]:
+def _unmet(operations: list[Any], wanted: list[Wanted], seen: Observed) -> Iterator[str]:
     """Only what these operations need: a run that has nothing to do needs nothing."""
     for pin in sorted({item.program.pin for item in wanted if item.program.id is None}):
         yield seen.no_pins.get(pin) or f"No program is pinned at {pin}."
-    if seen.no_filters and any(isinstance(item, (do.FilterOperation, do.AddClsact, do.DeleteClsact)) for item in operations):
+    if seen.no_filters and any(
+        isinstance(item, (do.FilterOperation, do.AddClsact, do.DeleteClsact)) for item in operations
+    ):
         yield seen.no_filters
     if seen.no_links and any(isinstance(item, do.CreateLink) for item in operations):
         yield seen.no_links
@@ -159,43 +92,6 @@ def _returned(item: Wanted, qdisc_created: bool) -> dict[str, Any]:
         "mechanism_reason": item.reason,
         "qdisc_created": clsact and qdisc_created,
     }
-
-
-def _resolve(wish: Wish, seen: Observed, links: dict[Hook, list[Link]]) -> tuple[list[Wanted], list[str]]:
-    """The attachments on the interfaces that exist, hooks in the order of the user's list."""
-    found: dict[tuple[int, str, str], Wanted] = {}
-    slots: dict[tuple[int, str, int, int], Wanted] = {}
-    warnings = []
-    for attachment in wish.attachments:
-        names = attachment.matches(seen.interfaces)
-        program = seen.programs.get(attachment.program, Program(attachment.program))
-        if not names and attachment.exact:
-            raise OverlayError(
-                "attach a program",
-                f"interface {attachment.interface}, {attachment.direction}, program {program.name}",
-                OSError(errno.ENODEV, ""),
-                "Correct the name; `ip link` lists the interfaces of this network namespace.",
-            )
-        if not names:
-            warnings.append(f"No interface matches {attachment.interface}: {program.name} is attached nowhere by it.")
-        for name in names:
-            hook = (seen.interfaces[name], attachment.direction)
-            mechanism, reason = choose(wish.mechanism, hook, name, program.name, links.get(hook, []), seen)
-            item = Wanted(name, *hook, program, attachment.priority, attachment.handle, attachment.exact, mechanism, reason)
-            twin = found.get((*hook, program.name))
-            if twin and replace(twin, required=item.required) != item:
-                raise _contradiction(item, f"another entry of the list wants {twin.program.pin} there, {twin.target}")
-            rival = slots.setdefault((*hook, item.priority, item.handle), item) if mechanism == CLSACT else item
-            if rival.program.name != program.name:
-                raise _contradiction(item, f"another entry of the list wants {rival.program.name} in the same place")
-            found[(*hook, program.name)] = replace(item, required=item.required or bool(twin and twin.required))
-    # Each TCX link goes to the head of its hook, so the one with the lowest priority number has to come last.
-    order = {hook: place for place, hook in enumerate(dict.fromkeys(item.hook for item in found.values()))}
-    return sorted(found.values(), key=lambda item: (order[item.hook], item.mechanism, -item.priority)), warnings
-
-
-def _contradiction(item: Wanted, reason: str) -> OverlayError:
-    return OverlayError("attach a program", item.target, reason, "Give every program on a hook one pin, priority and handle.")
 
 
 class _Draft:
@@ -222,7 +118,9 @@ class _Draft:
             for name in attachment.matches(seen.interfaces)
         }
         hooks = {hook for hook, _program in self.named}
-        self.scope = {(ifindex, direction) for ifindex in self.names for direction in DIRECTIONS} if wish.purge else hooks
+        self.scope = (
+            {(ifindex, direction) for ifindex in self.names for direction in DIRECTIONS} if wish.purge else hooks
+        )
         self.lines_before = self.lines()
         self.leftovers: list[str] = []
 
@@ -263,11 +161,15 @@ class _Draft:
         here[here.index(occupant)] = new
 
     def _rescue(self, occupant: Filter, new: Filter, item: Wanted) -> None:
-        """Before a replacement takes the place of another program of ours that stays wanted on this hook and is attached
-        nowhere else, attach that one beside it for the time being (programs that swap their places)."""
+        """Before a replacement takes the place of another program of ours that stays wanted on this hook and is
+        attached nowhere else, attach that one beside it for the time being (programs that swap their places)."""
         here = self.filters[item.hook]
         stays = (item.hook, program_of(occupant.name)) in self.named and self.wish.present
-        if not stays or sum(other.name == occupant.name for other in here if _of_our_kind(other)) > 1 or occupant.name == new.name:
+        if (
+            not stays
+            or sum(other.name == occupant.name for other in here if _of_our_kind(other)) > 1
+            or occupant.name == new.name
+        ):
             return
         pins = {os.path.basename(entry.program): entry.program for entry in self.wish.attachments}
         pin = pins[program_of(occupant.name)]
@@ -280,16 +182,19 @@ class _Draft:
         here.append(replace(occupant, handle=handle, program_id=program.id, tag=program.tag))
 
     def _refuse_taken_slot(self, item: Wanted, here: list[Filter]) -> None:
-        """A priority holds filters of one kind and protocol only (EINVAL), a handle one filter: what is foreign stays."""
+        """A priority holds filters of one kind and protocol only, a handle one filter: what is foreign stays."""
         for other in here:
             if not _same_list(other, item) or self.wish.owns(other):
                 continue
             if other.handle == item.handle or not _of_our_kind(other):
                 what = f"a {other.kind} filter" + (f" named {other.name}" if other.name else "")
                 raise OverlayError(
-                    "attach a filter", item.target, f"{what} of somebody else has this place (protocol {other.protocol:#06x}, "
-                    f"handle {other.handle:#x})", "Choose another priority or handle; tc_bpf_info lists what is there. Nothing was changed."
-                )  # fmt: skip
+                    "attach a filter",
+                    item.target,
+                    f"{what} of somebody else has this place (protocol {other.protocol:#06x}, "
+                    f"handle {other.handle:#x})",
+                    "Choose another priority or handle; tc_bpf_info lists what is there. Nothing was changed.",
+                )
 
     def _attach_link(self, item: Wanted) -> None:
         here = self.links.setdefault(item.hook, [])
@@ -299,9 +204,11 @@ class _Draft:
         if twin:
             whose = f"as {filter_name(self.wish.owner, twin.program)}" if twin.pin else "by somebody else"
             raise OverlayError(
-                "attach a TCX link", item.target, f"this very program (id {program.id}) is attached there already, {whose}",
-                "The kernel takes a program once per hook: detach it there first, or load it again. Nothing was changed."
-            )  # fmt: skip
+                "attach a TCX link",
+                item.target,
+                f"this very program (id {program.id}) is attached there already, {whose}",
+                "The kernel takes a program once per hook: detach it first, or load it again. Nothing was changed.",
+            )
         ours = next((other for other in here if other.pin and other.program == program.name), None)
         if ours and program.id is not None and ours.program_id == program.id:
             return
@@ -325,7 +232,9 @@ class _Draft:
                 program = program_of(other.name)
                 item = wanted.get((*hook, program))
                 place = (item.mechanism, item.priority, item.handle) if item else None
-                if place != (CLSACT, other.priority, other.handle) and (self.wish.purge or (hook, program) in self.named):
+                if place != (CLSACT, other.priority, other.handle) and (
+                    self.wish.purge or (hook, program) in self.named
+                ):
                     self._delete_filter(other)
         for hook in sorted(self.links):
             for link in [link for link in self.links[hook] if link.pin]:
@@ -343,8 +252,16 @@ class _Draft:
             self._note_removed(other.hook, program_of(other.name), CLSACT, *place)
 
     def _note_removed(self, hook: Hook, program: str, mechanism: str, priority: Any = None, handle: Any = None) -> None:
-        self.removed.append({"interface": self._name(hook[0]), "direction": hook[1], "program": program,
-                             "priority": priority, "handle": handle, "mechanism": mechanism})  # fmt: skip
+        self.removed.append(
+            {
+                "interface": self._name(hook[0]),
+                "direction": hook[1],
+                "program": program,
+                "priority": priority,
+                "handle": handle,
+                "mechanism": mechanism,
+            }
+        )
 
     # -- what was made besides ----------------------------------------------------------------------------------------
 
@@ -392,11 +309,12 @@ class _Draft:
             place = f"{self._name(hook[0])} {hook[1]}"
             for item in self.filters.get(hook, []):
                 if self.wish.owns(item):
-                    lines.add(f"{place} priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x} {item.name} "
-                              f"{_program_text(item.program_id, item.tag)}{' direct-action' if item.direct_action else ''}")  # fmt: skip
+                    lines.add(f"{place} {_filter_text(item)}")
             for link in self.links.get(hook, []):
                 if link.pin:
-                    lines.add(f"{place} tcx {filter_name(self.wish.owner, link.program)} {_program_text(link.program_id)}")
+                    lines.add(
+                        f"{place} tcx {filter_name(self.wish.owner, link.program)} {_program_text(link.program_id)}"
+                    )
         recorded = {ifindex for ifindex, _interface in self.seen.records if self._is_clsact(ifindex)}
         for ifindex in {ifindex for ifindex, _direction in self.scope} & (recorded | self.made) - self.unmade:
             lines.add(f"{self._name(ifindex)} qdisc clsact")
@@ -408,6 +326,12 @@ class _Draft:
 
 def _text(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def _filter_text(item: Filter) -> str:
+    place = f"priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x}"
+    program = _program_text(item.program_id, item.tag)
+    return f"{place} {item.name} {program}{' direct-action' if item.direct_action else ''}"
 
 
 def _program_text(program_id: int | None, tag: str = "") -> str:
@@ -431,7 +355,7 @@ def _identity(item: Filter) -> tuple[Any, ...]:
 
 
 def _without_heads(filters: Iterable[Filter]) -> list[Filter]:
-    """Drop the entry that a dump gives for a priority's list as such, unless the list is empty: then it is somebody's."""
+    """Drop the entries that stand for a priority's list as such; one whose list is empty stays: it is somebody's."""
     filters = list(filters)
     filled = {(item.hook, item.chain, item.priority) for item in filters if item.handle}
     return [item for item in filters if item.handle or (item.hook, item.chain, item.priority) not in filled]

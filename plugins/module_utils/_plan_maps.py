@@ -83,7 +83,7 @@ def plan_map(
     purge: bool = False,
     unwanted: Collection[bytes] = (),
     unmet: tuple[str, ...] = (),
-    order: Callable[[bytes], Any] = bytes,
+    order: Callable[[bytes], Any] | None = None,
 ) -> Plan:
     """Make ``desired`` true, remove the keys ``unwanted``, and with ``purge`` everything that is not desired.
 
@@ -102,8 +102,10 @@ def plan_map(
     if observed == desired:  # most runs end here, and what was read can compare itself without a table of its own
         observed = desired
     else:
-        added = [key for key in desired if key not in observed]
-        changed = [key for key, value in desired.items() if observed.get(key, value) != value]
+        observed = dict(observed.items())
+        added = [key for key in desired if key not in observed] if observed else list(desired)
+        if len(added) < len(desired):
+            changed = [key for key, value in desired.items() if observed.get(key, value) != value]
         if purge:
             gone.update(key for key in observed if key not in desired)
     delta = Delta(observed, desired, added, changed, sorted(gone))
@@ -179,7 +181,7 @@ def _operations(delta: Delta, traits: Traits) -> tuple[Operation, ...]:
 
 
 def _diff(
-    target: str, delta: Delta, show: Callable[[bytes, bytes], str], order: Callable[[bytes], Any]
+    target: str, delta: Delta, show: Callable[[bytes, bytes], str], order: Callable[[bytes], Any] | None
 ) -> tuple[str, str]:
     total = len(delta.added) + len(delta.changed) + len(delta.gone)
     if not total:

@@ -83,19 +83,16 @@ class RemoveFolder:
 
 
 def intact(observed: Observed, desired: Desired) -> bool:
-    """Whether exactly the desired build is loaded and pinned, each program with the maps that are pinned beside it."""
+    """Whether exactly the desired build is pinned: every program and every map that it made, and no other in its place.
+
+    A program keeps its maps for life, so that ids are enough.
+    """
     record = observed.records[0]
     if record is None or record.digest != desired.digest or set(record.programs) != set(desired.programs):
         return False
-    maps = [observed.map_pin(name) for name in record.maps]
-    if None in maps:
-        return False
-    pinned = {pin.id for pin in maps if pin}
-    for name, tag in record.programs.items():
-        program = observed.program_pin(name)
-        if program is None or program.tag != tag or not pinned.issuperset(program.map_ids):
-            return False
-    return True
+    programs = {name: pin.id for name in record.programs if (pin := observed.program_pin(name))}
+    maps = {name: found.id for name in record.maps if (found := observed.map_pin(name))}
+    return programs == record.programs and maps == record.maps
 
 
 def decide_maps(observed: Observed, fresh: Mapping[str, Layout], on_map_change: str) -> dict[str, str]:
@@ -246,8 +243,7 @@ def _plan_unbuilt(observed: Observed, desired: Desired) -> Plan:
 def _plan_build(observed: Observed, desired: Desired, built: Built) -> Plan:
     decisions = decide_maps(observed, built.maps, desired.on_map_change)
     assert desired.digest is not None
-    tags = {program.name: program.tag for program in built.programs}
-    record = Record(desired.digest, tags, tuple(sorted(built.maps)))
+    record = Record(desired.digest, {program.name: program.id for program in built.programs}, built.map_ids)
     finished = observed.records[0].names if observed.records[0] else frozenset()
     new = [("map", name) for name, decision in decisions.items() if decision != CARRY]
     new += [("program", program.name) for program in built.programs]
@@ -264,7 +260,8 @@ def _plan_build(observed: Observed, desired: Desired, built: Built) -> Plan:
     lines += [f"program {program.name}, tag {program.tag}" for program in built.programs]
     notes = {REPLACE: ", emptied", MIGRATE: ", entries copied"}
     lines += [f"map {name}: {built.maps[name]}{notes.get(decision, '')}" for name, decision in decisions.items()]
-    carried = {name: pin.id for name in decisions if decisions[name] == CARRY and (pin := observed.map_pin(name))}
+    # An id that only this process knows is none to report: in a dry run it is gone in a moment.
+    carried = {name: built.map_ids[name] for name, decision in decisions.items() if decision == CARRY}
     return Plan(
         operations=tuple(operations),
         before=_text(observed),

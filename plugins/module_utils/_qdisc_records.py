@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 
 DIRECTORY = "/run/ebpf-overlay"
 SO_NETNS_COOKIE = 71
@@ -18,10 +19,9 @@ SO_NETNS_COOKIE = 71
 def namespace_key() -> str:
     """Names this network namespace: its cookie, which no other gets before the next boot (5.14), else its inode number,
     which may be reused."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        with contextlib.suppress(OSError):
-            return "c%d" % int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
-    return "i%d" % os.stat("/proc/self/ns/net").st_ino
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        return f"c{struct.unpack('=Q', probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0]}"
+    return f"i{os.stat('/proc/self/ns/net').st_ino}"
 
 
 def records(directory: str = DIRECTORY) -> frozenset[tuple[int, str]]:

@@ -12,8 +12,8 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Iterator
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import INGRESS, Filter, Qdisc
 
@@ -26,12 +26,17 @@ PARENT = {INGRESS: 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 
 # linux/rtnetlink.h TCA_*, linux/pkt_cls.h TCA_BPF_*
 TCA_KIND, TCA_OPTIONS, TCA_CHAIN, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK = 1, 2, 11, 13, 14
-TCA_BPF_ACT, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_TAG, TCA_BPF_ID = 1, 7, 8, 10, 11
+TCA_BPF_ACT, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_FLAGS_GEN, TCA_BPF_TAG, TCA_BPF_ID = 1, 7, 8, 9, 10, 11
 TCA_BPF_FLAG_ACT_DIRECT = 1
+TCA_CLS_FLAGS_SKIP_SW = 2
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+
+
+Message = tuple[int, int, int, int, dict[int, bytes]]
+"""(ifindex, handle, parent, info, attributes) of a ``struct tcmsg``."""
 
 
 class Dumper:
@@ -45,17 +50,17 @@ class Dumper:
     def __enter__(self) -> Dumper:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._socket.close()
 
-    def qdiscs(self) -> dict[int, Qdisc]:
-        """The qdisc with filter hooks (clsact or ingress) of every interface that has one."""
-        found = {}
-        for ifindex, _handle, _parent, _info, attributes in self._dump(RTM_GETQDISC, 0, 0):
-            kind = _string(attributes.get(TCA_KIND, b""))
-            if kind in ("clsact", "ingress"):
-                blocks = (_u32(attributes.get(number)) for number in (TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK))
-                found[ifindex] = Qdisc(ifindex, kind, *blocks)
+    def qdiscs(self) -> list[Qdisc]:
+        """The qdiscs of all interfaces."""
+        found = []
+        for ifindex, handle, parent, _info, attributes in self._dump(RTM_GETQDISC, 0, 0):
+            ingress, egress = (_u32(attributes.get(number)) for number in (TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK))
+            found.append(Qdisc(ifindex, _string(attributes.get(TCA_KIND, b"")), ingress, egress, handle, parent))
         return found
 
     def filters(self, ifindex: int, direction: str) -> list[Filter]:
@@ -66,20 +71,19 @@ class Dumper:
                 found.append(_filter(ifindex, direction, handle, info, attributes))
         return found
 
-    def _dump(self, command: int, ifindex: int, parent: int) -> list[tuple[int, int, int, int, dict[int, bytes]]]:
+    def _dump(self, command: int, ifindex: int, parent: int) -> list[Message]:
         for _ in range(10):
             entries, interrupted = self._dump_once(command, ifindex, parent)
             if not interrupted:
                 return entries
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # the tables changed under every attempt
 
-    def _dump_once(
-        self, command: int, ifindex: int, parent: int
-    ) -> tuple[list[tuple[int, int, int, int, dict[int, bytes]]], bool]:
+    def _dump_once(self, command: int, ifindex: int, parent: int) -> tuple[list[Message], bool]:
         self._sequence += 1
         body = _TCMSG.pack(0, ifindex, 0, parent, 0)
         self._socket.send(_HEADER.pack(16 + len(body), command, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
-        entries, interrupted = [], False
+        entries: list[Message] = []
+        interrupted = False
         while True:
             data = self._socket.recv(1 << 17)
             position = 0
@@ -107,12 +111,16 @@ def _filter(ifindex: int, direction: str, handle: int, info: int, attributes: di
     chain = _u32(attributes.get(TCA_CHAIN))
     if kind == "bpf" and options is not None:
         return Filter(
-            *place, chain, kind, _string(options.get(TCA_BPF_NAME, b"")),
+            *place,
+            chain,
+            kind,
+            _string(options.get(TCA_BPF_NAME, b"")),
             _u32(options[TCA_BPF_ID]) if TCA_BPF_ID in options else None,  # classic BPF has none
             options.get(TCA_BPF_TAG, b"").hex(),
             bool(_u32(options.get(TCA_BPF_FLAGS)) & TCA_BPF_FLAG_ACT_DIRECT),
             bool(options.get(TCA_BPF_ACT)),
-        )  # fmt: skip
+            bool(_u32(options.get(TCA_BPF_FLAGS_GEN)) & TCA_CLS_FLAGS_SKIP_SW),
+        )
     return Filter(*place, chain, kind)
 
 

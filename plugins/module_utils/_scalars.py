@@ -47,6 +47,9 @@ class Scalar:
     """One value -> what struct.pack takes; raises ValueError with the reason."""
     decode: Callable[[Any], Any]
     numeric: bool = False
+    """Summed in per-CPU maps."""
+    plain: bool = False
+    """struct.pack takes a number as people write it."""
 
 
 def _integer(name: str, labels: Sequence[str] = ()) -> Scalar:
@@ -82,7 +85,7 @@ def _integer(name: str, labels: Sequence[str] = ()) -> Scalar:
 
     letter = _STRUCT_CODES[size]
     code = f"{size}s" if swap else letter.lower() if signed else letter
-    return Scalar(name, size, code, column, encode, decode, numeric=not swap)
+    return Scalar(name, size, code, column, encode, decode, numeric=not swap, plain=not (swap or labels))
 
 
 def _ifindex(interfaces: Mapping[str, int]) -> Scalar:
@@ -104,7 +107,7 @@ def _ifindex(interfaces: Mapping[str, int]) -> Scalar:
             return values
         return [interfaces[value] if value.__class__ is str else value for value in values]
 
-    return Scalar("ifindex", 4, "I", column, encode, lambda raw: names.get(raw, raw))
+    return Scalar("ifindex", 4, "I", column, encode, lambda raw: names.get(raw, raw), plain=True)
 
 
 def _text(

@@ -27,7 +27,9 @@ class TrafficControl:
     def __enter__(self) -> TrafficControl:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._route is not None:
             self._route.close()
 
@@ -40,14 +42,32 @@ class TrafficControl:
         self._delete("del", RTM_DELQDISC, CLSACT, ifindex)
 
     def add_filter(self, ifindex: int, direction: str, priority: int, handle: int, name: str, program_fd: int) -> None:
-        """EEXIST when the slot is taken (the request carries NLM_F_EXCL), EINVAL when the priority holds another kind."""
-        self._request("add-filter", "bpf", ifindex, handle, fd=program_fd, name=name, direct_action=True,
-                      **_place(direction, priority))  # fmt: skip
+        """EEXIST when the slot is taken (NLM_F_EXCL is sent), EINVAL when the priority holds another kind."""
+        self._request(
+            "add-filter",
+            "bpf",
+            ifindex,
+            handle,
+            fd=program_fd,
+            name=name,
+            direct_action=True,
+            **_place(direction, priority),
+        )
 
-    def change_filter(self, ifindex: int, direction: str, priority: int, handle: int, name: str, program_fd: int) -> None:
-        """Swap a filter's program and name in place (cls_bpf_change: list_replace_rcu); ENOENT when the slot is empty."""
-        self._request("change-filter", "bpf", ifindex, handle, fd=program_fd, name=name, direct_action=True,
-                      **_place(direction, priority))  # fmt: skip
+    def change_filter(
+        self, ifindex: int, direction: str, priority: int, handle: int, name: str, program_fd: int
+    ) -> None:
+        """Swap program and name in place (cls_bpf_change: list_replace_rcu); ENOENT when the slot is empty."""
+        self._request(
+            "change-filter",
+            "bpf",
+            ifindex,
+            handle,
+            fd=program_fd,
+            name=name,
+            direct_action=True,
+            **_place(direction, priority),
+        )
 
     def delete_filter(self, ifindex: int, direction: str, priority: int, handle: int, protocol: int) -> None:
         """Exactly this one. Handle 0 would mean all filters of the priority and is refused here."""

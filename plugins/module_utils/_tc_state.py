@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Optional
 
 INGRESS = "ingress"
 EGRESS = "egress"
@@ -29,7 +28,7 @@ class Program:
     """A program by its pin. ``id`` is None while the pin does not exist (a dry run on a node without it)."""
 
     pin: str
-    id: Optional[int] = None
+    id: int | None = None
     tag: str = ""
     map_ids: tuple[int, ...] = ()
 
@@ -40,12 +39,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Qdisc:
-    """A qdisc with hooks: ``clsact`` (both directions) or ``ingress``. A block number other than 0: shared filters."""
+    """A qdisc. ``clsact`` has hooks for filters in both directions, ``ingress`` in one; a block number other than 0
+    means that these filters are shared with other interfaces."""
 
     ifindex: int
     kind: str
     ingress_block: int = 0
     egress_block: int = 0
+    handle: int = 0
+    parent: int = 0
+
+    @property
+    def has_hooks(self) -> bool:
+        return self.kind in (CLSACT, "ingress")
 
     def serves(self, direction: str) -> bool:
         return self.kind == CLSACT or direction == INGRESS
@@ -56,8 +62,7 @@ class Qdisc:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of a clsact or ingress qdisc. ``handle`` 0: not a filter, only the list that the priority's filters are in.
-    """
+    """A filter of a clsact or ingress qdisc. ``handle`` 0: no filter, but the list of a priority's filters."""
 
     ifindex: int
     direction: str
@@ -67,10 +72,11 @@ class Filter:
     chain: int = 0
     kind: str = "bpf"
     name: str = ""
-    program_id: Optional[int] = None
+    program_id: int | None = None
     tag: str = ""
     direct_action: bool = False
     has_actions: bool = False
+    skips_software: bool = False
 
     @property
     def hook(self) -> Hook:
@@ -102,7 +108,7 @@ class Observed:
     ``revisions``: of the TCX hooks that were read; empty where the kernel has no TCX.
     ``records``: (ifindex, name) of the clsact qdiscs that we noted as ours.
     ``dead_pins``: pins of this owner whose link lost its interface.
-    ``no_filters``, ``no_links``, ``no_pins`` (by pin): why filters, links, programs cannot be attached, a sentence each.
+    ``no_filters``, ``no_links``, ``no_pins`` (by pin): why these cannot be attached, a sentence each.
     ``empty_directories``: of ours, with nothing in them: an earlier run was killed before it could remove them.
     """
 
@@ -126,7 +132,7 @@ def filter_name(owner: str, program: str) -> str:
     return f"{owner}:{program}"
 
 
-def owner_of(name: str) -> Optional[str]:
+def owner_of(name: str) -> str | None:
     """``ebpf.overlay:from_uplink`` -> ``ebpf.overlay``; None for a name that does not say who owns it."""
     owner, colon, program = name.partition(":")
     return owner if colon and owner and program else None
@@ -152,7 +158,7 @@ def unescape(text: str) -> str:
 def link_pin_name(namespace: str, ifindex: int, interface: str, direction: str, program: str) -> str:
     """The name of a TCX link's pin in the owner's folder.
 
-    The ifindex tells renamed interfaces apart; the namespace (a bpffs can be visible in several) tells namespaces apart.
+    The ifindex tells renamed interfaces apart; one bpffs can be visible in several namespaces.
     """
     return "-".join([escape(namespace), str(ifindex), escape(interface), direction, escape(program)])
 

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
-    DIRECTIONS, EGRESS, INGRESS, Link, escape, program_of_link_pin
-)  # fmt: skip
+    DIRECTIONS,
+    EGRESS,
+    INGRESS,
+    Link,
+    escape,
+    program_of_link_pin,
+)
 
 LOOPBACK = 1
 ATTACH_TYPE = {INGRESS: bpf.ATTACH_TCX_INGRESS, EGRESS: bpf.ATTACH_TCX_EGRESS}
@@ -24,7 +29,7 @@ DEPTH = 3
 
 @dataclass(frozen=True)
 class PinnedLink:
-    """``ifindex`` 0: the link lost its interface. It may be in another network namespace: look for ``id`` on the hook."""
+    """``ifindex`` 0: the link lost its interface. It may be in another namespace: look for ``id`` on the hook."""
 
     pin: str
     program: str
@@ -102,7 +107,7 @@ def empty_folders(folder: str) -> list[str]:
 
 
 def create(pin: str, program_fd: int, ifindex: int, direction: str, revision: int) -> None:
-    """Attach at the head of the hook, then pin. A kill between the two leaves nothing: the link ends with its descriptor.
+    """Attach at the head of the hook, then pin. A kill in between leaves nothing: the link ends with its descriptor.
 
     ESTALE when the hook is no longer at ``revision``, EEXIST when the program is on it already.
     """
@@ -116,7 +121,7 @@ def create(pin: str, program_fd: int, ifindex: int, direction: str, revision: in
 
 
 def update(pin: str, program_fd: int, expected_program_id: int) -> None:
-    """Swap the program of a link in place. EPERM when the link runs another program than expected, ENOLINK without interface."""
+    """Swap a link's program in place. EPERM when it runs another than expected, ENOLINK without interface."""
     descriptor = bpf.obj_get(pin)
     try:
         expected = bpf.prog_fd_by_id(expected_program_id)

@@ -75,8 +75,8 @@ options:
   mechanism:
     description:
       - V(clsact) works on all kernels. V(tcx) needs 6.6; its links run before all clsact filters of the hook.
-      - V(auto) uses clsact, but TCX on hooks where the program is attached that way already, where TCX links of somebody
-        else might keep a clsact filter from running, or where a foreign qdisc rules clsact out. The choice is
+      - V(auto) uses clsact, but TCX on hooks where the program is attached that way already, where TCX links of
+        somebody else might keep a clsact filter from running, or where a foreign qdisc rules clsact out. The choice is
         explained in the result.
       - A program that changes from one to the other is attached by the new one before it leaves the old one.
     type: str
@@ -194,12 +194,15 @@ removed:
       mechanism: clsact
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _hooks
+from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Attachment, Wish
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, respawn_where_importable, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import Attachment, Wish, plan_filters
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
 from ansible_collections.ebpf.overlay.plugins.module_utils._qdisc_records import namespace_key
 from ansible_collections.ebpf.overlay.plugins.module_utils._tcx import links_folder
 
@@ -245,7 +248,7 @@ def attach(module: AnsibleModule) -> dict[str, object]:
     return {"changed": bool(plan.operations), "diff": plan.diff, **plan.result}
 
 
-def read_wish(params: dict[str, object]) -> Wish:
+def read_wish(params: dict[str, Any]) -> Wish:
     """Raises :class:`OverlayError` for a value that no kernel takes."""
     wish = Wish(
         attachments=tuple(Attachment(**entry) for entry in params["attachments"]),

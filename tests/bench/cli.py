@@ -1,15 +1,114 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-import os, time, json, statistics
-from . import objects, topology, roundtrip
-def main():
-    t=time.time()
-    peer, neigh, original = objects.overlay(OVERLAY_REDIRECT=2, OVERLAY_CHECK_MTU=1), objects.overlay(OVERLAY_REDIRECT=1, OVERLAY_CHECK_MTU=1), objects.original()
-    print("build", time.time()-t); t=time.time()
+"""The command line: measure everything, print a table, write build/bench.json, draw the charts on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+
+from . import charts, objects, program_cost, quiet, roundtrip, topology
+
+OUTPUT = objects.ROOT / "build" / "bench.json"
+REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
+
+# Figure -> (title, factor, unit, bar or None, how it compares).
+BARS = {
+    "rr.overhead_removed.peer": ("overhead removed, overlay with peer", 100, "%", 0.75, ">="),
+    "rr.overhead_removed.neigh": ("overhead removed, overlay with neigh", 100, "%", None, ""),
+    "rr.overhead_removed.original": ("overhead removed, original design", 100, "%", None, ""),
+    "rr.rules_p50_change": ("2 × 500 rules: change of the overlay's p50", 100, "%", 0.03, "<"),
+    "rr.kernel_rules_p50_change": ("2 × 500 rules: change of the kernel's p50", 100, "%", None, ""),
+    "rr.off_change": ("attached with mode off: change of the kernel's p50", 100, "%", 0.03, "<"),
+    "prog.hit_ns": ("a hit, IPv4", 1, "ns", 60, "<="),
+    "prog.hit6_ns": ("a hit, IPv6", 1, "ns", None, ""),
+    "prog.hit_over_original": ("a hit, compared with the original's", 1, "×", 1.4, "<="),
+    "prog.miss_ns": ("a packet that is not ours", 1, "ns", 6, "<="),
+}
+
+
+def _measure(quick: bool) -> dict[str, Any]:
+    rounds, trips, limit = (3, 3000, 20) if quick else (11, 10000, 180)
+    settings = {"OVERLAY_CHECK_MTU": 1}
+    peer = objects.overlay(OVERLAY_REDIRECT=REDIRECT_PEER, **settings)
+    neigh = objects.overlay(OVERLAY_REDIRECT=REDIRECT_NEIGH, **settings)
+    original, empty = objects.original(), objects.empty()
     with topology.network():
         topology.fill_original(original)
-        for o in (peer, neigh): topology.fill_overlay(o)
-        print("net", time.time()-t); t=time.time()
-        found = roundtrip.measure(original, neigh, peer, int(os.environ.get("ROUNDS","5")), int(os.environ.get("TRIPS","10000")))
-        print("rr", time.time()-t)
-        for n,v in found.items(): print(f"{n:14} {statistics.median(v)/1000:8.2f} {min(v)/1000:8.2f} {max(v)/1000:8.2f}", v)
-        print(json.dumps(roundtrip.figures(found), indent=1))
+        for loaded in (peer, neigh):
+            topology.fill_overlay(loaded)
+        os.sched_setaffinity(0, {roundtrip.CPU})
+        costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), 10 if quick else 60)
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        trips_found = roundtrip.measure(original, neigh, peer, rounds, trips, limit)
+    figures = {**roundtrip.figures(trips_found, rounds), **program_cost.figures(costs)}
+    figures |= {
+        f"prog.verified_instructions.{name}": objects.verified_instructions(fd) for name, fd in peer.programs.items()
+    }
+    titles = {contender.name: contender.title for contender in roundtrip.contenders(original, neigh, peer)}
+    return {
+        "figures": {name: round(value, 4) for name, value in figures.items()},
+        "runs": {
+            "machine": {"kernel": platform.release(), "processor": _processor(), "processors": os.cpu_count()},
+            "quick": quick,
+            "rr": {
+                "title": "p50 of one byte there and back; of each round what else ran meanwhile, and nanoseconds",
+                "rounds_used": rounds, "trips": trips, "quiet_below": quiet.QUIET, "titles": titles,
+                "rounds": trips_found,
+            },
+            "prog": {"title": "of each turn ns per run of the empty program and of the case", "turns": costs},
+        },
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _table(result: dict[str, Any]) -> str:
+    figures, runs = result["figures"], result["runs"]["rr"]
+    lines = [f"{'one byte there and back':45} p50 µs  above the floor   quiet rounds"]
+    for name, title in runs["titles"].items():
+        p50 = figures[f"rr.p50_us.{name}"]
+        still = sum(disturbed < runs["quiet_below"] for disturbed, _ in runs["rounds"][name])
+        lines.append(f"  {title:43} {p50:6.2f} {p50 - figures['rr.p50_us.direct']:12.2f} {still:9} of {len(runs['rounds'][name])}")
+    lines.append(f"\n{'program, ns above an empty one':45}   in    out")
+    for title, name in (
+        ("original design, hit", "original"), ("overlay neigh, IPv4 hit", "neigh.hit"), ("overlay peer, IPv4 hit", "peer.hit"),
+        ("overlay peer, IPv6 hit", "peer.hit6"), ("overlay, UDP", "miss.udp"), ("overlay, other port", "miss.tcp"),
+        ("overlay, IPv6 UDP", "miss.udp6"), ("overlay, IPv6 other port", "miss.tcp6"),
+    ):  # fmt: skip
+        lines.append(f"  {title:43} {figures[f'prog.{name}.in_ns']:5.1f}  {figures[f'prog.{name}.out_ns']:5.1f}")
+    lines.append(f"\n{'figure':55}   value       bar")
+    for name, (title, factor, unit, bar, sign) in BARS.items():
+        verdict = ""
+        if bar is not None:
+            met = {">=": figures[name] >= bar, "<": figures[name] < bar, "<=": figures[name] <= bar}[sign]
+            verdict = f"{sign} {bar * factor:g} {unit}  {'met' if met else 'MISSED'}"
+        lines.append(f"  {title:53} {figures[name] * factor:7.2f} {unit:2}  {verdict}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    start = time.monotonic()
+    try:
+        result = _measure(quick=os.environ.get("BENCH_QUICK", "") not in ("", "0"))
+    except (objects.BenchError, OverlayError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(_table(result))
+    if "--charts" in sys.argv[1:]:
+        charts.draw(result, objects.ROOT / "docs")
+    print(f"\n{OUTPUT.relative_to(objects.ROOT)} written, {time.monotonic() - start:.0f} s")
+    return 0

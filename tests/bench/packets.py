@@ -27,16 +27,17 @@ def _ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
     return head[:10] + struct.pack("!H", _sum(head)) + head[12:] + payload
 
 
-def _frame(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
-    ethernet = bytes(12) + (b"\x86\xdd" if ":" in source else b"\x08\x00")
+def _frame(mac: str, source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    ethernet = bytes.fromhex(mac.replace(":", "")) + bytes(6) + (b"\x86\xdd" if ":" in source else b"\x08\x00")
     return ethernet + _ip(source, destination, protocol, payload)
 
 
-def tcp(source: str, source_port: int, destination: str, port: int, flags: int, data: bytes = b"x") -> bytes:
-    """The TCP checksum is left at zero: no program looks at it."""
-    header = struct.pack("!HHIIBBHHH", source_port, port, 1, 1, 5 << 4, flags, 65535, 0, 0)
-    return _frame(source, destination, socket.IPPROTO_TCP, header + data)
+def tcp(mac: str, source: tuple[str, int], destination: tuple[str, int], flags: int, data: bytes = b"x") -> bytes:
+    """``mac``: the destination. The TCP checksum is left at zero: no program looks at it."""
+    header = struct.pack("!HHIIBBHHH", source[1], destination[1], 1, 1, 5 << 4, flags, 65535, 0, 0)
+    return _frame(mac, source[0], destination[0], socket.IPPROTO_TCP, header + data)
 
 
-def udp(source: str, source_port: int, destination: str, port: int, data: bytes = b"x" * 13) -> bytes:
-    return _frame(source, destination, socket.IPPROTO_UDP, struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data)
+def udp(mac: str, source: tuple[str, int], destination: tuple[str, int], data: bytes = b"x" * 13) -> bytes:
+    header = struct.pack("!HHHH", source[1], destination[1], 8 + len(data), 0)
+    return _frame(mac, source[0], destination[0], socket.IPPROTO_UDP, header + data)

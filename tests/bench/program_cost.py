@@ -19,7 +19,11 @@ from .packets import ACK, SYN, tcp, udp
 REPEAT = 200
 CALLS = 50
 TC_ACT_UNSPEC, TC_ACT_REDIRECT = 0xFFFFFFFF, 7
-CLIENT_PORT = 40000
+CLIENT_PORT, OTHER_PORT = 40000, 443
+QUIET = 1.05
+
+# Case -> (ns of the empty program just before, ns of the case) of every turn.
+Samples = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,21 @@ def _run(case: Case, repeat: int) -> int:
     return took
 
 
-def _requests(flags: int, ipv6: bool = False) -> bytes:
-    ends = (topology.CLIENT_IPV6, topology.WORKLOAD_IPV6) if ipv6 else (topology.CLIENT_IPV4, topology.WORKLOAD_IPV4)
-    return tcp(ends[0], CLIENT_PORT, ends[1], topology.PORT, flags)
+def _ends(ipv6: bool, port: int = topology.PORT) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Client and workload."""
+    if ipv6:
+        return (topology.CLIENT_IPV6, CLIENT_PORT), (topology.WORKLOAD_IPV6, port)
+    return (topology.CLIENT_IPV4, CLIENT_PORT), (topology.WORKLOAD_IPV4, port)
 
 
-def _replies(flags: int, ipv6: bool = False) -> bytes:
-    ends = (topology.CLIENT_IPV6, topology.WORKLOAD_IPV6) if ipv6 else (topology.CLIENT_IPV4, topology.WORKLOAD_IPV4)
-    return tcp(ends[1], topology.PORT, ends[0], CLIENT_PORT, flags)
+def _request(flags: int, ipv6: bool = False) -> bytes:
+    client, workload = _ends(ipv6)
+    return tcp(topology.UPLINK_MAC, client, workload, flags)
+
+
+def _reply(flags: int, ipv6: bool = False) -> bytes:
+    client, workload = _ends(ipv6)
+    return tcp(topology.HOST_SIDE_MAC, workload, client, flags)
 
 
 def _open_flows(loaded: Loaded) -> None:
@@ -59,9 +70,9 @@ def _open_flows(loaded: Loaded) -> None:
     uplink, host_side = topology.ifindexes()
     for ipv6 in (False, True):
         for program, packet, ifindex in (
-            ("from_uplink", _requests(SYN, ipv6), uplink),
-            ("from_workload", _replies(SYN | ACK, ipv6), host_side),
-            ("from_uplink", _requests(ACK, ipv6), uplink),
+            ("from_uplink", _request(SYN, ipv6), uplink),
+            ("from_workload", _reply(SYN | ACK, ipv6), host_side),
+            ("from_uplink", _request(ACK, ipv6), uplink),
         ):
             step = f"handshake, {'IPv6' if ipv6 else 'IPv4'}, {program}"
             try:
@@ -73,7 +84,7 @@ def _open_flows(loaded: Loaded) -> None:
 
 def _overlay_cases(name: str, loaded: Loaded) -> list[Case]:
     uplink, host_side = topology.ifindexes()
-    sides = (("in", "from_uplink", uplink, _requests), ("out", "from_workload", host_side, _replies))
+    sides = (("in", "from_uplink", uplink, _request), ("out", "from_workload", host_side, _reply))
     cases = []
     for side, program, ifindex, packet in sides:
         fd = loaded.programs[program]
@@ -84,18 +95,16 @@ def _overlay_cases(name: str, loaded: Loaded) -> list[Case]:
 
 def _miss_cases(loaded: Loaded) -> list[Case]:
     uplink, host_side = topology.ifindexes()
-    ends = topology.CLIENT_IPV4, topology.WORKLOAD_IPV4
-    ends6 = topology.CLIENT_IPV6, topology.WORKLOAD_IPV6
     cases = []
-    for side, program, ifindex in (("in", "from_uplink", uplink), ("out", "from_workload", host_side)):
-        for kind, packet in (
-            ("udp", udp(ends[0], CLIENT_PORT, ends[1], 53)),
-            ("tcp", tcp(ends[0], CLIENT_PORT, ends[1], 443, ACK)),
-            ("udp6", udp(ends6[0], CLIENT_PORT, ends6[1], 53)),
-            ("tcp6", tcp(ends6[0], CLIENT_PORT, ends6[1], 443, ACK)),
-        ):
-            name = f"miss.{kind}.{side}"
-            cases.append(Case(name, name, loaded.programs[program], packet, ifindex, TC_ACT_UNSPEC))
+    for side, program, ifindex, mac in (
+        ("in", "from_uplink", uplink, topology.UPLINK_MAC),
+        ("out", "from_workload", host_side, topology.HOST_SIDE_MAC),
+    ):
+        for ipv6 in (False, True):
+            source, destination = _ends(ipv6, OTHER_PORT)[:: 1 if side == "in" else -1]
+            for kind, packet in (("udp", udp(mac, source, destination)), ("tcp", tcp(mac, source, destination, ACK))):
+                name = f"miss.{kind}{'6' * ipv6}.{side}"
+                cases.append(Case(name, name, loaded.programs[program], packet, ifindex, TC_ACT_UNSPEC))
     return cases
 
 
@@ -105,9 +114,9 @@ def cases(empty: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[
         topology.set_mode(loaded, "on")
         _open_flows(loaded)
     return [
-        Case("empty", "empty", empty.programs["empty"], _requests(ACK), uplink, TC_ACT_UNSPEC),
-        Case("original.in", "original, in", original.programs["request"], _requests(ACK), uplink, TC_ACT_REDIRECT),
-        Case("original.out", "original, out", original.programs["reply"], _replies(ACK), host_side, TC_ACT_REDIRECT),
+        Case("empty", "empty", empty.programs["empty"], _request(ACK), uplink, TC_ACT_UNSPEC),
+        Case("original.in", "original, in", original.programs["request"], _request(ACK), uplink, TC_ACT_REDIRECT),
+        Case("original.out", "original, out", original.programs["reply"], _reply(ACK), host_side, TC_ACT_REDIRECT),
         *_overlay_cases("neigh", neigh),
         *_overlay_cases("peer", peer),
         *_miss_cases(peer),
@@ -115,17 +124,37 @@ def cases(empty: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[
 
 
 def _turn(case: Case) -> float:
-    """One turn: many calls on end, so that caches are as warm as they get; the middle half of them counts."""
+    """ns per run: many calls on end, so that caches are as warm as they get; the middle half of them counts."""
     took = sorted(_run(case, REPEAT) for _ in range(CALLS))
     return statistics.fmean(took[CALLS // 4 : CALLS - CALLS // 4])
 
 
-def measure(everyone: list[Case], rounds: int) -> dict[str, list[float]]:
-    """Case -> ns per run in every round; the empty program is not yet taken off."""
-    found: dict[str, list[float]] = {case.name: [] for case in everyone}
+def measure(everyone: list[Case], rounds: int) -> Samples:
+    """Case -> (ns of the empty program just before, ns of the case) in every round."""
+    empty = everyone[0]
+    found: Samples = {case.name: [] for case in everyone}
     for case in everyone:
         _turn(case)
     for _ in range(rounds):
         for case in random.sample(everyone, len(everyone)):
-            found[case.name].append(_turn(case))
+            found[case.name].append((_turn(empty), _turn(case)))
     return found
+
+
+def figures(found: Samples) -> dict[str, float]:
+    """Nanoseconds above the empty program. A turn counts when the empty program just before was as fast as ever."""
+    best = min(empty for samples in found.values() for empty, _ in samples)
+    net = {}
+    for name, samples in found.items():
+        undisturbed = [took - empty for empty, took in samples if empty < best * QUIET] or [
+            took - empty for empty, took in samples
+        ]
+        net[name] = statistics.median(undisturbed)
+    result = {f"prog.{name}_ns": value for name, value in net.items() if name != "empty"}
+    result["prog.empty_ns"] = best
+    # The dearer direction, and the dearest packet that is not ours.
+    result["prog.hit_ns"] = max(net["peer.hit.in"], net["peer.hit.out"])
+    result["prog.hit6_ns"] = max(net["peer.hit6.in"], net["peer.hit6.out"])
+    result["prog.hit_over_original"] = max(net[f"peer.hit.{side}"] / net[f"original.{side}"] for side in ("in", "out"))
+    result["prog.miss_ns"] = max(value for name, value in net.items() if name.startswith("miss."))
+    return result

@@ -9,16 +9,20 @@ import random
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from . import topology
+from . import quiet, topology
 from .objects import HERE, BenchError, Loaded
 
 MANY = 500
 WARM_UP = 500
 CPU = max(os.sched_getaffinity(0))
+TICKS = os.sysconf("SC_CLK_TCK")
+
+# Contender -> (disturbance, p50 in ns) of every round.
+Samples = dict[str, list[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,15 @@ class Contender:
 
 
 def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]:
-    old = {"loaded": original, "programs": ("request", "reply"), "bypassed": True}
-    ours = {"bypassed": True, "counted": True}
     return [
         Contender("direct", "direct veth pair (floor)", direct=True),
         Contender("kernel", "kernel, 3 rules"),
         Contender("kernel_rules", "kernel, 2 × 500 rules", rules=MANY),
         Contender("off", "kernel, 3 rules, attached, mode off", loaded=peer, mode="off", counted=True),
-        Contender("original", "original design (neigh/neigh)", **old),
-        Contender("neigh", "overlay, neigh/neigh", loaded=neigh, **ours),
-        Contender("peer", "overlay, peer/neigh", loaded=peer, **ours),
-        Contender("peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, **ours),
+        Contender("original", "original design (neigh/neigh)", loaded=original, programs=("request", "reply"), bypassed=True),
+        Contender("neigh", "overlay, neigh/neigh", loaded=neigh, bypassed=True, counted=True),
+        Contender("peer", "overlay, peer/neigh", loaded=peer, bypassed=True, counted=True),
+        Contender("peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, bypassed=True, counted=True),
     ]
 
 
@@ -61,8 +63,8 @@ def _program() -> Iterator[str]:
         yield path
 
 
-def _round(contender: Contender, rr: str, trips: int) -> int:
-    """p50 in nanoseconds. Raises BenchError when the packets did not go the way that this contender stands for."""
+def _round(contender: Contender, rr: str, trips: int) -> tuple[float, int]:
+    """(disturbance, p50 in nanoseconds). Raises BenchError when the packets did not go the way that this contender stands for."""
     loaded = contender.loaded
     with contextlib.ExitStack() as stack:
         topology.filter_packets(contender.rules)
@@ -75,7 +77,9 @@ def _round(contender: Contender, rr: str, trips: int) -> int:
         command = [rr, topology.CLIENT, topology.WORKLOAD, address, str(topology.PORT), str(CPU), str(WARM_UP), str(trips)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout and process.stdin and process.stderr
+            start, ticks = time.monotonic(), quiet.ticks(CPU)
             answer = process.stdout.readline().split()
+            disturbed = quiet.disturbance(ticks, quiet.ticks(CPU), time.monotonic() - start, TICKS)
             if not answer:
                 raise BenchError(f"{contender.title}: {process.stderr.read().strip()}")
             known = topology.tracked(int(answer[4]))
@@ -92,25 +96,31 @@ def _round(contender: Contender, rr: str, trips: int) -> int:
             # Besides the bytes there are the handshake and a few acknowledgements, and never less.
             if not expected <= redirected <= expected * 2 + 10 * bool(expected):
                 raise BenchError(f"{contender.title}: {counted}, {expected} packets each way expected")
-    return int(answer[0])
+    return disturbed, int(answer[0])
 
 
-def measure(original: Loaded, neigh: Loaded, peer: Loaded, rounds: int, trips: int) -> dict[str, list[int]]:
-    """Contender -> p50 of every round, ns."""
+def measure(original: Loaded, neigh: Loaded, peer: Loaded, rounds: int, trips: int, limit: float) -> Samples:
+    """Contender -> (disturbance, p50 in ns) of every round: as many as it takes for ``rounds`` quiet ones of each, or
+    until ``limit`` seconds have passed."""
     everyone = contenders(original, neigh, peer)
-    found: dict[str, list[int]] = {contender.name: [] for contender in everyone}
+    found: Samples = {contender.name: [] for contender in everyone}
+    end = time.monotonic() + limit
     with _program() as rr:
-        for _ in range(rounds):
+        while True:
             # In a new order each time, so that nobody always follows the same neighbour.
             for contender in random.sample(everyone, len(everyone)):
                 found[contender.name].append(_round(contender, rr, trips))
-    return found
+            enough = min(sum(disturbed < quiet.QUIET for disturbed, _ in samples) for samples in found.values()) >= rounds
+            done = len(found["direct"])
+            if done >= rounds and (enough or time.monotonic() > end):
+                return found
 
 
-def figures(found: dict[str, list[int]]) -> dict[str, float]:
-    p50 = {name: statistics.median(rounds) for name, rounds in found.items()}
+def figures(found: Samples, rounds: int) -> dict[str, float]:
+    """From the ``rounds`` quietest rounds of each contender."""
+    p50 = {name: statistics.median(quiet.quietest(samples, rounds)) for name, samples in found.items()}
     overhead = p50["kernel"] - p50["direct"]
-    result: dict[str, Any] = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
+    result = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
     for name in ("peer", "neigh", "original"):
         result[f"rr.overhead_removed.{name}"] = (p50["kernel"] - p50[name]) / overhead
     result["rr.rules_p50_change"] = p50["peer_rules"] / p50["peer"] - 1

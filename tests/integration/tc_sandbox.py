@@ -27,7 +27,8 @@ for line in sys.stdin.buffer:
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.dup2(writer, 1); os.dup2(writer, 2)
-        given = os.memfd_create("stdin"); os.write(given, job["stdin"].encode()); os.lseek(given, 0, 0); os.dup2(given, 0)
+        given = os.memfd_create("stdin"); os.write(given, job["stdin"].encode())
+        os.lseek(given, 0, 0); os.dup2(given, 0)
         sys.stdin = open(0); sys.argv = ["-", *job["argv"]]
         code = 0
         try:
@@ -75,9 +76,14 @@ class Sandbox:
         subprocess.run(["ip", "netns", "add", name], check=True)
         hold = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
         self.holder = subprocess.Popen(["ip", "netns", "exec", name, "sh", "-c", hold], stdout=subprocess.PIPE)
-        assert self.holder.stdout and self.holder.stdout.readline() == b"ready\n"
+        assert self.holder.stdout
+        assert self.holder.stdout.readline() == b"ready\n"
         self.stem_cell = subprocess.Popen(
-            self.command(sys.executable, "-c", STEM_CELL), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd="/"
+            self.command(sys.executable, "-c", STEM_CELL),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(),
+            cwd="/",
         )
         lines = [f"link add {one} type veth peer name p{number}" for number, one in enumerate(interfaces)]
         self.sh("ip -batch -", "\n".join(lines))
@@ -92,13 +98,16 @@ class Sandbox:
         return ["nsenter", "-t", str(self.holder.pid), "-m", "-n", *words]
 
     def sh(self, script: str, stdin: str = "", check: bool = True) -> str:
-        done = subprocess.run(self.command("sh", "-c", script), input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            self.command("sh", "-c", script), input=stdin, capture_output=True, text=True, check=False
+        )
         assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def job(self, code: str, *arguments: str, stdin: str = "") -> tuple[int, str]:
-        """Run Python code in here, forked off the process that waits for it: (exit code, negative after a signal, output)."""
-        assert self.stem_cell.stdin and self.stem_cell.stdout
+        """Run Python code in a fork of the stem cell: (exit code, negative after a signal; output)."""
+        assert self.stem_cell.stdin
+        assert self.stem_cell.stdout
         line = json.dumps({"code": code, "argv": arguments, "stdin": stdin})
         self.stem_cell.stdin.write(line.encode() + b"\n")
         self.stem_cell.stdin.flush()
@@ -123,7 +132,13 @@ class Sandbox:
         """The same in a process of its own, started through ``prefix``."""
         command = self.command(*prefix, sys.executable, "-m", f"{MODULES}.{name}")
         done = subprocess.run(
-            command, input=arguments_of(check, params), capture_output=True, text=True, check=False, env=environment(), cwd="/"
+            command,
+            input=arguments_of(check, params),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+            cwd="/",
         )
         return result(done.returncode, done.stdout + done.stderr)
 
@@ -144,7 +159,9 @@ class Sandbox:
     def state(self) -> str:
         """Everything that a run could change, in text."""
         show = "for d in $(ls /sys/class/net); do for w in ingress egress; do tc filter show dev $d $w; done; done"
-        return self.sh(f"tc qdisc show; {show}; find /run /sys/fs/bpf -printf '%p %y\\n' | sort") + self.python(TCX_DUMP)
+        return self.sh(f"tc qdisc show; {show}; find /run /sys/fs/bpf -printf '%p %y\\n' | sort") + self.python(
+            TCX_DUMP
+        )
 
     def filters(self, interface: str, direction: str = "ingress") -> list[str]:
         """The lines of ``tc filter show`` that stand for one filter each."""

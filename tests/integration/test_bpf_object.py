@@ -325,14 +325,15 @@ def test_somebody_elses_pins_are_not_touched(target: Node, source: Path) -> None
     target.command("mv", f"{PIN_DIR}/tobj_flows", f"{PIN_DIR}/foreign")
     build(target, source)
     remove(target)
-    assert set(target.state(PREFIX)["pins"]) - {f"/sys/fs/bpf/other/{n}" for n in ("build", "tobj_first", "tobj_second", "tobj_stats")} == {"/sys/fs/bpf/other", PIN_DIR, f"{PIN_DIR}/foreign"}  # fmt: skip # noqa: E501
+    pins = {path for path in target.state(PREFIX)["pins"] if path.startswith(PIN_DIR)}
+    assert pins == {PIN_DIR, f"{PIN_DIR}/foreign"}
 
 
 # --- killed half way (retina #537) ------------------------------------------------------------------------------------
 
 
 def kill_points(total: int) -> list[int]:
-    """After which of ``total`` changes to kill: after each in a soak, else after every third and the one before last."""
+    """After which of ``total`` changes to kill: after each in a soak, else after every third and the last but one."""
     step = 1 if os.environ.get("OVERLAY_SOAK") else 3
     return sorted({*range(1, total, step), total - 1})
 

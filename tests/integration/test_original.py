@@ -43,7 +43,8 @@ class Host:
         # cat ends when its standard input does, however this process ends.
         command = ["unshare", "--net", "--mount", "--propagation", "private", "cat"]
         self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdin and self.holder.stdout
+        assert self.holder.stdin
+        assert self.holder.stdout
         self.holder.stdin.write("there\n")
         self.holder.stdin.flush()
         assert self.holder.stdout.readline() == "there\n"

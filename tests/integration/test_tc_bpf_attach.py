@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-
-from integration.tc_sandbox import PINS, Sandbox, at, environment, arguments_of, result, returns
+from integration.tc_sandbox import PINS, Sandbox, arguments_of, at, environment, result, returns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -27,7 +27,7 @@ def shared() -> Iterator[Sandbox]:
 def node(shared: Sandbox) -> Sandbox:
     """The sandbox as it was at first, with programs ``one`` and ``two`` pinned."""
     shared.sh(
-        "for d in $(ls /sys/class/net); do tc qdisc del dev $d clsact 2>/dev/null; tc qdisc del dev $d ingress 2>/dev/null; done; "
+        "for d in $(ls /sys/class/net); do for q in clsact ingress; do tc qdisc del dev $d $q 2>/dev/null; done; done; "
         "rm -rf /sys/fs/bpf/ebpf-overlay /sys/fs/bpf/test /sys/fs/bpf/foreign /run/*; true"
     )
     shared.load("one", returns(-1))
@@ -61,9 +61,13 @@ def test_attach_is_idempotent_and_visible_in_tc(node: Sandbox) -> None:
     wanted = [at("eth0", "one"), at("cali*", "two", direction="egress", priority=9, handle=3)]
     result = node.both(*wanted, mechanism="clsact")
     assert result["changed"]
-    assert [(entry["interface"], entry["direction"], entry["priority"], entry["handle"]) for entry in result["attachments"]] == [
-        ("eth0", "ingress", 1, 1), ("cali1", "egress", 9, 3), ("cali2", "egress", 9, 3),
-    ]  # fmt: skip
+    assert [
+        (entry["interface"], entry["direction"], entry["priority"], entry["handle"]) for entry in result["attachments"]
+    ] == [
+        ("eth0", "ingress", 1, 1),
+        ("cali1", "egress", 9, 3),
+        ("cali2", "egress", 9, 3),
+    ]
     (line,) = node.filters("eth0")
     assert "protocol all pref 1" in line
     assert "handle 0x1 ebpf.overlay:one direct-action" in line
@@ -119,7 +123,8 @@ def foreign_state(node: Sandbox) -> None:
     node.load("theirs", returns(-1, padding=7))
     node.sh(
         "tc qdisc add dev eth0 clsact; "
-        f"for p in 1 10 50 49152; do tc filter add dev eth0 ingress prio $p handle 0x77 protocol all bpf da pinned {PINS}/theirs; "
+        "for p in 1 10 50 49152; do "
+        f"tc filter add dev eth0 ingress prio $p handle 0x77 protocol all bpf da pinned {PINS}/theirs; "
         "done; tc filter add dev eth0 ingress prio 20 protocol ip u32 match ip dst 192.0.2.1 classid 1:1; "
         "tc filter add dev eth0 egress prio 5 protocol all u32 match u32 0 0 classid 1:1"
     )
@@ -129,7 +134,9 @@ def test_neighbours_stay_untouched_tracee_1828(node: Sandbox) -> None:
     foreign_state(node)
     node.sh("tc qdisc add dev cali1 clsact")
     before = node.state()
-    node.both(at("eth0", "one"), at("eth0", "two", priority=10), at("eth0", "two", direction="egress"), at("cali*", "one"))
+    node.both(
+        at("eth0", "one"), at("eth0", "two", priority=10), at("eth0", "two", direction="egress"), at("cali*", "one")
+    )
     node.load("one", returns(-1, padding=4))
     node.both(at("eth0", "one", priority=50), at("eth0", "two", priority=3), at("cali*", "one"))
     result = node.both(purge=True)
@@ -166,8 +173,10 @@ def test_purge_removes_what_the_list_does_not_name(node: Sandbox) -> None:
     node.attach(at("eth0", "one"), at("eth0", "two", direction="egress"), at("cali*", "one"))
     result = node.both(at("cali1", "one"), purge=True)
     assert [(entry["interface"], entry["direction"]) for entry in result["removed"]] == [
-        ("cali2", "ingress"), ("eth0", "egress"), ("eth0", "ingress"),
-    ]  # fmt: skip
+        ("cali2", "ingress"),
+        ("eth0", "egress"),
+        ("eth0", "ingress"),
+    ]
     assert node.sh("tc qdisc show").count("clsact") == 1
 
 
@@ -197,7 +206,10 @@ def test_a_first_dry_run_predicts_the_interfaces_before_the_program_exists(node:
 
 
 def test_a_foreign_ingress_qdisc_serves_ingress_and_rules_out_egress(node: Sandbox) -> None:
-    node.sh("tc qdisc add dev eth0 handle ffff: ingress; tc filter add dev eth0 ingress prio 8 protocol all u32 match u32 0 0 classid 1:1")
+    node.sh(
+        "tc qdisc add dev eth0 handle ffff: ingress; "
+        "tc filter add dev eth0 ingress prio 8 protocol all u32 match u32 0 0 classid 1:1"
+    )
     node.both(at("eth0", "one"), mechanism="clsact")
     assert len(node.filters("eth0")) == 2
     error = refused(node, at("eth0", "one", direction="egress"), mechanism="clsact")
@@ -276,7 +288,9 @@ def test_tcx_links_of_others_stay_and_make_auto_choose_tcx(node: Sandbox) -> Non
     assert [entry["mechanism"] for entry in result["attachments"]] == ["tcx", "clsact"]
     assert "somebody else" in result["attachments"][0]["mechanism_reason"]
     programs = tcx_of(node, "eth0")
-    assert programs.index(f"({result['attachments'][0]['program_id']}, ") < programs.index(before[before.index("(") : -1])
+    assert programs.index(f"({result['attachments'][0]['program_id']}, ") < programs.index(
+        before[before.index("(") : -1]
+    )
     error = refused(node, at("eth0", "theirs"), mechanism="tcx")
     assert "somebody else" in error["reason"]
     node.both(purge=True)
@@ -302,7 +316,7 @@ def test_a_link_that_lost_its_interface_leaves_no_pin(node: Sandbox) -> None:
     assert not node.both(at("cali*", "one"), mechanism="tcx")["changed"]
 
 
-# -- bad input, lost races, kills -----------------------------------------------------------------------------------------
+# -- bad input, lost races, kills -------------------------------------------------------------------------------------
 
 
 def test_interface_that_does_not_exist(node: Sandbox) -> None:
@@ -364,6 +378,7 @@ tc_bpf_attach.main()
 
 def test_missing_pyroute2_is_named_by_its_package(node: Sandbox) -> None:
     """A dry run needs no library and tells the same changes; so does a run that changes nothing."""
+
     def bare(check: bool) -> dict[str, Any]:
         return result(*node.job(BARE, stdin=arguments_of(check, {"attachments": [at("eth0", "one")]})))
 
@@ -389,14 +404,19 @@ def test_two_runs_at_once_do_not_mix(node: Sandbox) -> None:
     other = subprocess.Popen(
         node.command(sys.executable, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
-    assert other.stdout and other.stdin and other.stdout.readline() == b"held\n"
+    assert other.stdout
+    assert other.stdin
+    assert other.stdout.readline() == b"held\n"
     error = parts(node.attach(at("eth0", "one"), lock_timeout=1))
     assert "another run" in error["reason"]
-    waiting = subprocess.Popen(node.command(sys.executable, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env=environment())  # fmt: skip
+    waiting = subprocess.Popen(
+        node.command(sys.executable, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+    )
     time.sleep(0.3)
     other.kill()  # the kernel releases the lock of a process that is killed
-    assert waiting.stdout and waiting.stdin and waiting.stdout.readline() == b"held\n"
+    assert waiting.stdout
+    assert waiting.stdin
+    assert waiting.stdout.readline() == b"held\n"
     waiting.stdin.close()
     waiting.wait()
     other.wait()

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from prog import datapath, network
-from prog.datapath import Datapath, Object
+from prog.datapath import NEIGH, Datapath, Object
 from prog.network import Interface
 
+# As on a current kernel, and toward the workload by neigh.
+DEFAULT = {"OVERLAY_CHECK_MTU": 1, "OVERLAY_REDIRECT": NEIGH}
 SOAK = bool(os.environ.get("OVERLAY_SOAK"))
 
 
@@ -51,6 +53,6 @@ def build() -> Iterator[Callable[..., Object]]:
 @pytest.fixture
 def overlay(build: Callable[..., Object], interfaces: Mapping[str, Interface]) -> Datapath:
     """The default build, on, with two workloads and one peer."""
-    found = Datapath(build(OVERLAY_CHECK_MTU=1), interfaces)
+    found = Datapath(build(**DEFAULT), interfaces)
     datapath.fill(found)
     return found

@@ -69,6 +69,7 @@ class Result:
     """``counted``: what grew, by label such as ``uplink.to_workload``: packets, and bytes beside them."""
 
     verdict: int
+    sent: bytes
     data: bytes
     counted: Mapping[str, int]
     bytes: Mapping[str, int] = field(default_factory=dict)
@@ -76,6 +77,19 @@ class Result:
     @property
     def redirected(self) -> bool:
         return self.verdict == REDIRECT
+
+    @property
+    def reason(self) -> str:
+        """Why it went where it went: the one counter that holds the packet's bytes, without its direction."""
+        reasons = [label.partition(".")[2] for label, count in self.bytes.items() if count]
+        assert len(reasons) == 1, self.counted
+        assert self.bytes == {**dict.fromkeys(self.bytes, 0), **{k: len(self.sent) for k, v in self.bytes.items() if v}}
+        return reasons[0]
+
+    @property
+    def events(self) -> dict[str, int]:
+        """The other counters: what became of flows."""
+        return {label.partition(".")[2]: self.counted[label] for label, count in self.bytes.items() if not count}
 
 
 class Datapath:
@@ -145,7 +159,7 @@ class Datapath:
         port = self.interfaces[interface]
         if address:
             frame = bytes.fromhex(port.mac.replace(":", "")) + frame[6:]
-        verdict, data, _ = self._test_run(program, frame, port.ifindex, gso_size, repeat)
+        verdict, data, _spent = self._test_run(program, frame, port.ifindex, gso_size, repeat)
         after = self._read_stats()
         grown = {
             label: (new[0] - old[0], new[1] - old[1])
@@ -153,7 +167,8 @@ class Datapath:
             if new != old
         }
         self._before = after
-        return Result(verdict, data, {k: v[0] for k, v in grown.items()}, {k: v[1] for k, v in grown.items()})
+        packets = {label: pair[0] for label, pair in grown.items()}
+        return Result(verdict, frame, data, packets, {label: pair[1] for label, pair in grown.items()})
 
     def nanoseconds(self, program: str, frame: bytes, interface: str, repeat: int) -> int:
         port = self.interfaces[interface]

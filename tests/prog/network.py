@@ -47,8 +47,8 @@ route add fd00:10:244:1::11/128 dev cali2
 route add 10.244.2.0/24 via 198.18.0.12
 route add fd00:10:244:2::/64 via fd00:198:18::12
 route add 10.244.3.0/24 via inet6 fd00:198:18::13 dev ens47f1
-route add 10.244.4.0/24 via 198.18.0.14 mtu 1400
-route add fd00:10:244:4::/64 via fd00:198:18::14 mtu 1400
+route add 10.244.4.0/24 via 198.18.0.14 mtu lock 1400
+route add fd00:10:244:4::/64 via fd00:198:18::14 mtu lock 1400
 """
 
 

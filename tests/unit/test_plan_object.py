@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpffs import (
@@ -62,25 +62,30 @@ class Model:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] | None = None
         self.last_id = 100
+        self.uses: dict[int, dict[str, int]] = {}
 
     def observe(self) -> Observed:
         return Observed(FOLDER, None if self.entries is None else dict(self.entries))
+
+    def rehearse(self, number: int, programs: Iterable[str], maps: dict[str, int]) -> Built:
+        """What compiling and loading gives: new ids for all but the maps that are carried over."""
+        layouts = {name: replace(HASH, max_entries=size) for name, size in maps.items()}
+        decisions = decide_maps(self.observe(), layouts, "replace")
+        map_ids = {}
+        for name, decision in decisions.items():
+            pinned = self.observe().map_pin(name)
+            map_ids[name] = pinned.id if decision == CARRY and pinned else self._next()
+        # The tag stays the same whichever maps a program uses: it must decide nothing.
+        loaded = tuple(Program(name, self._next(), f"{number:016x}", 100) for name in sorted(programs))
+        self.uses.update({program.id: dict(map_ids) for program in loaded})
+        return Built(loaded, layouts, map_ids)
 
     def apply(self, plan: Plan, built: Built | None, stop_after: int | None = None) -> None:
         operations = plan.operations if stop_after is None else plan.operations[:stop_after]
         objects: dict[str, Entry] = {}
         if built is not None:
-            ids = {}
-            for name, layout in built.maps.items():
-                pinned = (self.entries or {}).get(name)
-                carried = isinstance(pinned, MapPin) and not any(
-                    isinstance(operation, PinNew) and operation.name == name for operation in plan.operations
-                )
-                ids[name] = pinned.id if isinstance(pinned, MapPin) and carried else self._next()
-                objects[name] = MapPin(name, ids[name], layout)
-            for program in built.programs:
-                maps = tuple(ids.values())
-                objects[program.name] = ProgramPin(program.name, self._next(), program.tag, program.xlated_size, maps)
+            objects.update({name: MapPin(name, built.map_ids[name], layout) for name, layout in built.maps.items()})
+            objects.update({p.name: ProgramPin(p.name, p.id, p.tag, p.xlated_size) for p in built.programs})
         for operation in operations:
             self._one(operation, objects)
 
@@ -120,13 +125,6 @@ def desired_of(number: int, programs: Iterable[str]) -> Desired:
     return Desired(True, tuple(sorted(programs)), f"{number:064x}", on_map_change="replace")
 
 
-def built_of(number: int, programs: Iterable[str], maps: dict[str, int]) -> Built:
-    return Built(
-        tuple(Program(name, f"{number:016x}", 100) for name in sorted(programs)),
-        {name: replace(HASH, max_entries=size) for name, size in maps.items()},
-    )
-
-
 Build = tuple[int, frozenset[str], dict[str, int]]
 builds = st.tuples(
     st.integers(1, 3),
@@ -144,9 +142,9 @@ def run(model: Model, build: Build | None, stop_after: int | None = None) -> Pla
     number, programs, maps = build
     # The digest stands for the source, so for its programs and maps too.
     desired = desired_of(number + 10 * hash((programs, frozenset(maps.items()))) % (1 << 60), programs)
-    built = built_of(number, programs, maps)
-    observed = model.observe()
+    observed, built = model.observe(), None
     if not intact(observed, desired):
+        built = model.rehearse(number, programs, maps)
         observed = replace(observed, built=built)
     plan = plan_object(observed, desired)
     model.apply(plan, built, stop_after)
@@ -157,6 +155,13 @@ def run(model: Model, build: Build | None, stop_after: int | None = None) -> Pla
     st.lists(st.tuples(st.one_of(st.none(), builds), st.one_of(st.none(), st.integers(0, 12))), max_size=5),
     st.one_of(st.none(), builds),
     st.booleans(),
+)
+@example(
+    # Found by this test when records held tags: a program that was published before the kill had the tag, but not the
+    # maps, of the one recorded.
+    [((1, frozenset("pr"), {"a": 64}), None), ((1, frozenset("pq"), {}), 4)],
+    (1, frozenset("pr"), {"a": 64}),
+    False,
 )
 def test_any_history_of_killed_runs_ends_right(
     history: list[tuple[Build | None, int | None]], last: Build | None, foreign: bool
@@ -178,11 +183,11 @@ def test_any_history_of_killed_runs_ends_right(
             entry = left[name]
             assert isinstance(entry, MapPin)
             assert entry.layout.max_entries == size
-        ids = {entry.id for entry in left.values() if isinstance(entry, MapPin)}
+        ids = {name: entry.id for name, entry in left.items() if isinstance(entry, MapPin)}
         for name in last[1]:
             program = left[name]
             assert isinstance(program, ProgramPin)
-            assert set(program.map_ids) == ids
+            assert model.uses[program.id] == ids
     if foreign:
         assert model.entries is not None
         assert {name: model.entries[name] for name in FOREIGN} == FOREIGN
@@ -226,12 +231,12 @@ def program(model: Model) -> ProgramPin:
     return entry
 
 
-@pytest.mark.parametrize("change", ["tag", "maps", "kind", "gone", "map gone"])
+@pytest.mark.parametrize("change", ["program", "map", "kind", "gone", "map gone"])
 def test_a_build_that_was_tampered_with_is_not_intact(model: Model, change: str) -> None:
     assert model.entries is not None
-    if change == "tag":
-        model.entries["p"] = replace(program(model), tag="f" * 16)
-    elif change == "maps":
+    if change == "program":
+        model.entries["p"] = replace(program(model), id=999)
+    elif change == "map":
         model.entries["a"] = MapPin("a", 999, HASH)
     elif change == "kind":
         model.entries["p"] = OtherEntry("p")
@@ -248,7 +253,7 @@ def test_a_build_that_was_tampered_with_is_not_intact(model: Model, change: str)
 
 
 def observed_with(layout: Layout) -> Observed:
-    record = Record("0" * 64, {}, ("m",))
+    record = Record("0" * 64, {}, {"m": 1})
     return Observed(FOLDER, {"m": MapPin("m", 1, layout), BUILD: OtherEntry(BUILD, record.encode())})
 
 
@@ -305,16 +310,20 @@ def test_without_a_compiler_a_dry_run_still_predicts() -> None:
 names = st.text("abcXYZ_019", min_size=1, max_size=15)
 
 
-@given(st.integers(0), st.dictionaries(names, st.text("0123456789abcdef", min_size=16, max_size=16)), st.sets(names))
-def test_record_round_trip(number: int, programs: dict[str, str], maps: set[str]) -> None:
-    record = Record(f"{number % (1 << 256):064x}", programs, tuple(sorted(maps)))
+named_ids = st.dictionaries(names, st.integers(1, 1 << 31))
+
+
+@given(st.integers(0), named_ids, named_ids)
+def test_record_round_trip(number: int, programs: dict[str, int], maps: dict[str, int]) -> None:
+    record = Record(f"{number % (1 << 256):064x}", programs, maps)
     assert Record.decode(record.encode()) == record
-    assert Record.decode(record.encode() + ".") is None
+    for wrong in (".", ",", ",x", ",x:", ",:1", ",1:x"):
+        assert Record.decode(record.encode() + wrong) is None
 
 
 def test_record_that_no_symbolic_link_can_hold() -> None:
     with pytest.raises(OverlayError, match="4095"):
-        Record("0" * 64, {}, tuple(f"a_rather_long_name_{n}" for n in range(300))).encode()
+        Record("0" * 64, {}, {f"a_rather_long_name_{n}": n for n in range(300)}).encode()
 
 
 # --- bpffs ------------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ static __always_inline int redirect(struct __sk_buff *skb, struct packet *packet
 #if OVERLAY_REDIRECT == REDIRECT_PEER
 	return bpf_redirect_peer(way->ifindex, 0);
 #else
-	return neigh(skb, way->ifindex, &packet->key.workload);
+	return neigh(skb, way->ifindex, &packet->key->workload);
 #endif
 #endif
 }

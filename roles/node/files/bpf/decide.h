@@ -83,7 +83,7 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 				     struct flow *flow, struct way *way)
 {
 	bool from_workload = packet->direction == FROM_WORKLOAD;
-	union address *other_end = from_workload ? &packet->key.remote : &packet->key.workload;
+	union address *other_end = from_workload ? &packet->key->remote : &packet->key->workload;
 	struct prefix prefix = {.length = 128};
 	struct bpf_fib_lookup fib;
 	struct workload *workload;
@@ -93,13 +93,13 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 	__u64 now = bpf_ktime_get_ns();
 
 	/* First of all, so that nobody touches the flows of others. */
-	workload = ifindex_map.lookup(&packet->key.workload);
+	workload = ifindex_map.lookup(&packet->key->workload);
 	if (from_workload && (!workload || workload->ifindex != skb->ifindex))
 		return refuse(packet, REASON_spoofed);
 
 	/* The same first packet again, and no answer came by here: something on the way is missing. Leave this
 	 * flow, and for a while whoever did not answer, to the kernel. */
-	known = transient.lookup(&packet->key);
+	known = transient.lookup(packet->key);
 	if (known && known->session == active->session && known->opened_by == packet->direction &&
 	    known->state <= FLOW_ANSWERED && now - known->since < OVERLAY_SILENT_NS) {
 		if (known->state == FLOW_OPENING)
@@ -108,13 +108,13 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 	}
 	if (active->mode != MODE_ON)
 		return refuse(packet, REASON_draining);
-	if (!is_service(from_workload ? packet->key.remote_port : packet->key.workload_port))
+	if (!is_service(from_workload ? packet->key->remote_port : packet->key->workload_port))
 		return refuse(packet, REASON_not_service);
 	if (!workload)
 		return refuse(packet, REASON_not_workload);
-	if (ifindex_map.lookup(&packet->key.remote))
+	if (ifindex_map.lookup(&packet->key->remote))
 		return refuse(packet, from_workload ? REASON_same_node : REASON_spoofed);
-	__builtin_memcpy(prefix.address, &packet->key.remote, sizeof(prefix.address));
+	__builtin_memcpy(prefix.address, &packet->key->remote, sizeof(prefix.address));
 	peer = peers.lookup(&prefix);
 	if (!peer)
 		return refuse(packet, REASON_not_peer);
@@ -134,12 +134,12 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 	flow->uplink_mtu = peer->mtu;
 	flow->next_hop = peer->next_hop;
 	if (!(flow->next_hop.halves[0] | flow->next_hop.halves[1]))
-		flow->next_hop = packet->key.remote;
-	if (route(skb, &fib, flow->uplink, mtu_of(skb, flow->ifindex, flow->workload_mtu), &packet->key.remote,
-		  &packet->key.workload) != flow->ifindex || !same_next_hop(skb, &fib, &packet->key.workload))
+		flow->next_hop = packet->key->remote;
+	if (route(skb, &fib, flow->uplink, mtu_of(skb, flow->ifindex, flow->workload_mtu), &packet->key->remote,
+		  &packet->key->workload) != flow->ifindex || !same_next_hop(skb, &fib, &packet->key->workload))
 		return refuse(packet, REASON_route_differs);
-	if (route(skb, &fib, flow->ifindex, mtu_of(skb, flow->uplink, flow->uplink_mtu), &packet->key.workload,
-		  &packet->key.remote) != flow->uplink || !same_next_hop(skb, &fib, &flow->next_hop))
+	if (route(skb, &fib, flow->ifindex, mtu_of(skb, flow->uplink, flow->uplink_mtu), &packet->key->workload,
+		  &packet->key->remote) != flow->uplink || !same_next_hop(skb, &fib, &flow->next_hop))
 		return refuse(packet, REASON_route_differs);
 
 	flow->session = active->session;
@@ -164,12 +164,12 @@ static __always_inline bool too_big(struct __sk_buff *skb, const struct packet *
 static __always_inline bool follow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
 				  struct way *way)
 {
-	struct flow *flow = flows.lookup(&packet->key);
+	struct flow *flow = flows.lookup(packet->key);
 	struct sweep *now;
 	__u32 zero = 0;
 
 	if (!flow) {
-		flow = transient.lookup(&packet->key);
+		flow = transient.lookup(packet->key);
 		way->transient = true;
 	}
 	if (!flow || flow->session != active->session)
@@ -185,11 +185,33 @@ static __always_inline bool follow(struct __sk_buff *skb, struct packet *packet,
 	return true;
 }
 
+/* A packet that wants to begin a flow. */
+static __always_inline bool first_packet(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+					struct way *way)
+{
+	struct flow flow = {};
+
+	if (packet->length > OVERLAY_ALWAYS_FITS) /* SYN with much data (RFC 7413) */
+		return refuse(packet, REASON_too_big);
+	if (open_flow(skb, packet, active, &flow, way)) {
+		if (renew(packet, &flow))
+			return true;
+	} else if (packet->reason == REASON_spoofed) {
+		return false;
+	}
+	/* If the kernel makes a connection of it now, an old flow must not catch its replies. */
+	forget(packet);
+	if (packet->reason)
+		return false;
+	if (transient.update(packet->key, &flow))
+		return refuse(packet, REASON_flows_full);
+	count(packet->direction, REASON_flow_opened, 0);
+	return true;
+}
+
 static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet, struct way *way)
 {
-	bool first = (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 	struct control *active;
-	struct flow fresh = {};
 	__u32 zero = 0;
 
 	active = control.lookup(&zero);
@@ -197,23 +219,18 @@ static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet,
 		return refuse(packet, REASON_mode_off);
 	if (READ_ONCE(active->deadline) && bpf_ktime_get_ns() >= active->deadline)
 		return refuse(packet, REASON_lease_expired);
-
 	if (skb->pkt_type != PACKET_HOST)
 		return refuse(packet, REASON_other_host);
 	if (packet->ttl <= 1)
 		return refuse(packet, REASON_ttl);
 
-	if (first ? !open_flow(skb, packet, active, &fresh, way) : !follow(skb, packet, active, way)) {
-		/* The kernel may make a connection of it now, and an old flow must not catch its replies. */
-		if (first && packet->reason != REASON_spoofed)
-			forget(packet);
+	if ((packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN)
+		return first_packet(skb, packet, active, way);
+
+	if (!follow(skb, packet, active, way))
 		return false;
-	}
 	if (too_big(skb, packet, way->ifindex, way->mtu))
 		return refuse(packet, REASON_too_big);
-
-	if (first)
-		return begin(packet, &fresh);
 	if (way->transient)
 		track_transient(packet);
 	else if (packet->tcp_flags & (TCP_FIN | TCP_RST))

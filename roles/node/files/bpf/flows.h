@@ -11,13 +11,13 @@
 
 static __always_inline void forget_transient(struct packet *packet)
 {
-	if (transient.delete(&packet->key) == 0)
+	if (transient.delete(packet->key) == 0)
 		count(packet->direction, REASON_transient_removed, 0);
 }
 
 static __always_inline void forget(struct packet *packet)
 {
-	if (flows.delete(&packet->key) == 0)
+	if (flows.delete(packet->key) == 0)
 		count(packet->direction, REASON_flow_replaced, 0);
 	forget_transient(packet);
 }
@@ -33,7 +33,9 @@ static __always_inline bool take_slot(struct packet *packet, struct flow *flow)
 	__u32 zero = 0;
 	struct sweep *now = sweep.lookup(&zero);
 	__u64 time = bpf_ktime_get_ns();
-	__u32 round;
+	struct flow_key *held;
+	struct flow *holder;
+	__u32 round, slot;
 
 	if (!now)
 		return false;
@@ -46,45 +48,40 @@ static __always_inline bool take_slot(struct packet *packet, struct flow *flow)
 	flow->round = round;
 #pragma unroll
 	for (int step = 0; step < SWEEP_STEPS; step++) {
-		__u32 slot = (now->hand++ + (bpf_get_smp_processor_id() << 8)) & (OVERLAY_FLOWS - 1);
-		struct flow_key *held = slots.lookup(&slot);
-		struct flow *holder;
-
+		slot = (now->hand++ + (bpf_get_smp_processor_id() << 8)) & (OVERLAY_FLOWS - 1);
+		held = slots.lookup(&slot);
 		if (!held)
 			return false;
-		holder = held->protocol ? flows.lookup(held) : NULL;
-		if (holder && holder->slot == slot) {
-			if (holder->session == flow->session && round - holder->round < 2)
-				continue;
-			if (flows.delete(held) == 0)
-				count(packet->direction, REASON_flow_swept, 0);
-		}
-		*held = packet->key;
-		flow->slot = slot;
-		return true;
+		holder = flows.lookup(held);
+		if (!holder || holder->slot != slot)
+			goto free;
+		if (holder->session != flow->session || round - holder->round >= 2)
+			goto idle;
 	}
 	return false;
+idle:
+	if (flows.delete(held) == 0)
+		count(packet->direction, REASON_flow_swept, 0);
+free:
+	*held = *packet->key;
+	flow->slot = slot;
+	return true;
 }
 
-/* A first packet that may go. Of an established flow, it changes the way at most: the workload knows whether somebody
- * uses the ports again (and answers with SYN-ACK) or forged it (RFC 5961 section 4). */
-static __always_inline bool begin(struct packet *packet, struct flow *fresh)
+/* A first packet of an established flow changes its way at most: the workload knows whether somebody uses the ports
+ * again (and answers with SYN-ACK) or forged it (RFC 5961 section 4). */
+static __always_inline bool renew(struct packet *packet, const struct flow *fresh)
 {
-	struct flow *known = flows.lookup(&packet->key);
+	struct flow *known = flows.lookup(packet->key);
 
-	if (known && known->session == fresh->session) {
-		known->ifindex = fresh->ifindex;
-		known->uplink = fresh->uplink;
-		known->next_hop = fresh->next_hop;
-		known->workload_mtu = fresh->workload_mtu;
-		known->uplink_mtu = fresh->uplink_mtu;
-		count(packet->direction, REASON_flow_renewed, 0);
-		return true;
-	}
-	forget(packet);
-	if (transient.update(&packet->key, fresh))
-		return refuse(packet, REASON_flows_full);
-	count(packet->direction, REASON_flow_opened, 0);
+	if (!known || known->session != fresh->session)
+		return false;
+	known->ifindex = fresh->ifindex;
+	known->uplink = fresh->uplink;
+	known->next_hop = fresh->next_hop;
+	known->workload_mtu = fresh->workload_mtu;
+	known->uplink_mtu = fresh->uplink_mtu;
+	count(packet->direction, REASON_flow_renewed, 0);
 	return true;
 }
 
@@ -95,7 +92,7 @@ static __always_inline void establish(struct packet *packet, struct flow *flow)
 	struct flow copy = *flow;
 
 	copy.state = FLOW_ESTABLISHED;
-	if (take_slot(packet, &copy) && flows.update(&packet->key, &copy) == 0) {
+	if (take_slot(packet, &copy) && flows.update(packet->key, &copy) == 0) {
 		forget_transient(packet);
 		count(packet->direction, REASON_flow_established, 0);
 	} else if (flow->state != FLOW_ESTABLISHED) {
@@ -107,7 +104,7 @@ static __always_inline void establish(struct packet *packet, struct flow *flow)
 /* FIN or RST of a flow in `flows`. */
 static __always_inline void track_established(struct packet *packet)
 {
-	struct flow *flow = flows.lookup(&packet->key);
+	struct flow *flow = flows.lookup(packet->key);
 	struct flow copy;
 
 	if (!flow)
@@ -120,14 +117,14 @@ static __always_inline void track_established(struct packet *packet)
 		return;
 	copy = *flow;
 	copy.state = FLOW_CLOSING;
-	if (transient.update(&packet->key, &copy) == 0 && flows.delete(&packet->key) == 0)
+	if (transient.update(packet->key, &copy) == 0 && flows.delete(packet->key) == 0)
 		count(packet->direction, REASON_flow_closed, 0);
 }
 
 /* A packet of a flow in `transient`. One that is closing stays until it is evicted or its ports are used again. */
 static __always_inline void track_transient(struct packet *packet)
 {
-	struct flow *flow = transient.lookup(&packet->key);
+	struct flow *flow = transient.lookup(packet->key);
 
 	if (!flow || !packet->tcp_flags || flow->state == FLOW_CLOSING)
 		return;

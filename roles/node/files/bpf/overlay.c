@@ -27,7 +27,8 @@
 
 static __always_inline int overlay(struct __sk_buff *skb, enum direction direction)
 {
-	struct packet packet = {.direction = direction};
+	struct flow_key key = {};
+	struct packet packet = {.direction = direction, .key = &key};
 	struct way way = {};
 
 	if (parse(skb, &packet) && decide(skb, &packet, &way))

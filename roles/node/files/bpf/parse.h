@@ -4,13 +4,13 @@
 
 struct packet {
 	enum direction direction;
-	volatile __u8 reason; /* why it stays on the kernel's path */
+	volatile __u8 reason; /* why it stays on the kernel's path; 0: nothing speaks against leaving it */
 	__u8 tcp_flags;      /* 0: an ICMP error; length and TTL are its own, the key is that of the packet quoted inside */
 	__u8 ttl;
 	__u32 ttl_word;      /* four bytes of the packet: IPv4 TTL to header checksum, IPv6 payload length to hop limit */
 	__u32 length;        /* of the IP packet, bytes */
 	__u32 header_length; /* IP and TCP headers, bytes */
-	struct flow_key key;
+	struct flow_key *key; /* apart, so that the rest may live in registers: map functions are given its address */
 };
 
 /*
@@ -73,7 +73,7 @@ static __always_inline bool is_mapped(const union address *address)
 /* `source` and `destination` become workload and remote end. `outbound`: the packet is (or was) on its way out. */
 #define SET_KEY(packet, outbound, set, source, destination, source_port, destination_port)                           \
 	do {                                                                                                         \
-		struct flow_key *key_ = &(packet)->key;                                                              \
+		struct flow_key *key_ = (packet)->key;                                                              \
 		set((outbound) ? &key_->workload : &key_->remote, source);                                           \
 		set((outbound) ? &key_->remote : &key_->workload, destination);                                      \
 		key_->workload_port = (outbound) ? (source_port) : (destination_port);                               \
@@ -171,7 +171,7 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		if (!concerns_service(tcp->dest, tcp->source))
 			return refuse(packet, REASON_not_service);
 		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
-		if (is_mapped(&packet->key.workload))
+		if (is_mapped(&packet->key->workload))
 			return refuse(packet, REASON_malformed);
 		return parse_tcp(packet, tcp, sizeof(*ip));
 	}
@@ -198,7 +198,7 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, REASON_not_service);
 	SET_KEY(packet, true, set_ipv6, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
 	set_ipv6(&destination, &ip->daddr);
-	if (!same_address(&packet->key.workload, &destination) || is_mapped(&destination))
+	if (!same_address(&packet->key->workload, &destination) || is_mapped(&destination))
 		return refuse(packet, REASON_malformed);
 	return true;
 }

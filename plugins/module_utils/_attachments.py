@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user asks ``tc_bpf_attach`` for, and what that means on the interfaces that exist. Pure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._choose_mechanism import choose
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
+    CLSACT,
+    Filter,
+    Hook,
+    Link,
+    Observed,
+    Program,
+    owner_of,
+)
+
+
+def is_glob(pattern: str) -> bool:
+    return any(sign in pattern for sign in "*?[")
+
+
+def matching(pattern: str, interfaces: Iterable[str]) -> list[str]:
+    """The interfaces that a name or glob means, sorted."""
+    return sorted(name for name in interfaces if name == pattern or (is_glob(pattern) and fnmatchcase(name, pattern)))
+
+
+def no_such_interface(doing: str, interface: str) -> OverlayError:
+    return OverlayError(
+        doing,
+        f"interface {interface}",
+        OSError(errno.ENODEV, ""),
+        "Correct the name; `ip link` lists the interfaces of this network namespace.",
+    )
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One line of the user's list; ``interface`` is a name or a glob, ``program`` a pin."""
+
+    interface: str
+    direction: str
+    program: str
+    priority: int = 1
+    handle: int = 1
+
+    @property
+    def exact(self) -> bool:
+        return not is_glob(self.interface)
+
+    def matches(self, interfaces: Iterable[str]) -> list[str]:
+        """The interfaces that are meant, sorted."""
+        return matching(self.interface, interfaces)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for. ``links``: the owner's folder of link pins; ``namespace`` names the net namespace."""
+
+    attachments: tuple[Attachment, ...] = ()
+    owner: str = "ebpf.overlay"
+    purge: bool = False
+    mechanism: str = "auto"
+    present: bool = True
+    links: str = "/sys/fs/bpf/ebpf-overlay/links/ebpf_2eoverlay"
+    namespace: str = "0"
+
+    def check(self) -> None:
+        """Raises :class:`OverlayError` for a value that no kernel takes, or that would not say whose a filter is."""
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.owner):
+            raise OverlayError(
+                "use an owner",
+                repr(self.owner),
+                "it is empty, too long, or has other signs than letters, digits, dot, - and _",
+                "Choose a plain name; it becomes the first part of the filters' names.",
+            )
+        for entry in self.attachments:
+            for key, highest in (("priority", 0xFFFF), ("handle", 0xFFFFFFFF)):
+                if not 1 <= getattr(entry, key) <= highest:
+                    raise OverlayError(
+                        "attach a program",
+                        f"interface {entry.interface}, {entry.direction}, {key} {getattr(entry, key)}",
+                        f"it is not between 1 and {highest}",
+                        "Correct the number.",
+                    )
+            if not 1 <= len(os.fsencode(os.path.basename(entry.program))) <= 128:
+                raise OverlayError(
+                    "attach a program",
+                    f"interface {entry.interface}, program {entry.program!r}",
+                    "its base name is empty or longer than 128 bytes",
+                    "Name the program's pin.",
+                )
+
+    def owns(self, item: Filter) -> bool:
+        """The kernel's own record decides: the filter's name. We never work in chains other than 0."""
+        return item.kind == "bpf" and item.chain == 0 and item.handle != 0 and owner_of(item.name) == self.owner
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One attachment on one interface that exists, with its mechanism decided."""
+
+    interface: str
+    ifindex: int
+    direction: str
+    program: Program
+    priority: int
+    handle: int
+    required: bool
+    mechanism: str = CLSACT
+    reason: str = ""
+
+    @property
+    def hook(self) -> Hook:
+        return self.ifindex, self.direction
+
+    @property
+    def target(self) -> str:
+        place = f", priority {self.priority}, handle {self.handle:#x}" if self.mechanism == CLSACT else ", TCX"
+        return f"interface {self.interface}, {self.direction}{place}, program {self.program.name}"
+
+
+def resolve(wish: Wish, seen: Observed, links: dict[Hook, list[Link]]) -> tuple[list[Wanted], list[str]]:
+    """The attachments on the interfaces that exist, hooks in the order of the user's list."""
+    found: dict[tuple[int, str, str], Wanted] = {}
+    slots: dict[tuple[int, str, int, int], Wanted] = {}
+    warnings = []
+    for attachment in wish.attachments:
+        names = attachment.matches(seen.interfaces)
+        program = seen.programs.get(attachment.program, Program(attachment.program))
+        if not names and attachment.exact:
+            raise no_such_interface("attach a program", f"{attachment.interface}, {attachment.direction}")
+        if not names:
+            warnings.append(f"No interface matches {attachment.interface}: {program.name} is attached nowhere by it.")
+        for name in names:
+            hook = (seen.interfaces[name], attachment.direction)
+            mechanism, reason = choose(wish.mechanism, hook, name, program.name, links.get(hook, []), seen)
+            item = Wanted(
+                name, *hook, program, attachment.priority, attachment.handle, attachment.exact, mechanism, reason
+            )
+            twin = found.get((*hook, program.name))
+            if twin and replace(twin, required=item.required) != item:
+                raise _contradiction(item, f"another entry of the list wants {twin.program.pin} there, {twin.target}")
+            rival = slots.setdefault((*hook, item.priority, item.handle), item) if mechanism == CLSACT else item
+            if rival.program.name != program.name:
+                raise _contradiction(item, f"another entry of the list wants {rival.program.name} in the same place")
+            found[(*hook, program.name)] = replace(item, required=item.required or bool(twin and twin.required))
+    # Each TCX link goes to the head of its hook, so the one with the lowest priority number has to come last.
+    order = {hook: place for place, hook in enumerate(dict.fromkeys(item.hook for item in found.values()))}
+    return sorted(found.values(), key=lambda item: (order[item.hook], item.mechanism, -item.priority)), warnings
+
+
+def _contradiction(item: Wanted, reason: str) -> OverlayError:
+    return OverlayError(
+        "attach a program", item.target, reason, "Give every program on a hook one pin, priority and handle."
+    )

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One lab for each file of tests, and the playbooks run on it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import play
+from lab.api import Lab
+
+LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
+
+
+def bring_up(base: str, nodes: int = 3, workloads: int = 2) -> Lab:
+    command = [LAB, "up", "--nodes", str(nodes), "--workloads", str(workloads), "--base", base]
+    subprocess.run(list(map(str, command)), check=True)
+    return Lab.load()
+
+
+def take_down() -> None:
+    subprocess.run([str(LAB), "down"], check=True)
+
+
+@pytest.fixture(scope="module")
+def fresh_lab() -> Iterator[Lab]:
+    """Three nodes on which nothing is installed."""
+    yield bring_up("fresh")
+    take_down()
+
+
+@pytest.fixture(scope="module")
+def ready_lab() -> Iterator[Lab]:
+    """Three nodes that have the packages already."""
+    yield bring_up("ready")
+    take_down()
+
+
+@pytest.fixture(scope="module")
+def overlaid_lab(ready_lab: Lab) -> Lab:
+    """Three nodes with the overlay on."""
+    play.playbook("site.yml").succeeded()
+    return ready_lab

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Dry run, roll-out, second run and rollback on nodes that never saw the overlay, beside somebody else's filters.
+
+The tests of this file build on one another, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from fleet import play, state
+from lab.api import Lab, Node
+
+SITE = "site.yml"
+
+
+@dataclass
+class Story:
+    """What earlier tests saw."""
+
+    lab: Lab
+    before: dict[str, state.NodeState]
+    loaded: dict[str, set[str]]
+    predicted: play.Run | None = None
+    applied: play.Run | None = None
+    programs: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def put_foreign_filters(node: Node) -> None:
+    """A clsact qdisc of somebody else on the uplink with a filter at our priority's neighbour, and one on a workload."""
+    workload = node.workloads[1].host_interface
+    for interface in (node.uplink, workload):
+        node.host_run(["tc", "qdisc", "add", "dev", interface, "clsact"])
+    node.host_run(
+        ["tc", "filter", "add", "dev", node.uplink, "ingress", "pref", "77", "protocol", "ip", "u32",
+         "match", "ip", "dst", "203.0.113.7/32", "action", "pass"]
+    )  # fmt: skip
+
+
+def foreign(seen: state.NodeState) -> list[str]:
+    return [line for line in seen.filters if "pref 77" in line]
+
+
+@pytest.fixture(scope="module")
+def story(fresh_lab: Lab) -> Story:
+    for node in fresh_lab.nodes.values():
+        put_foreign_filters(node)
+    before = {node.name: state.observe(node) for node in fresh_lab.nodes.values()}
+    return Story(fresh_lab, before, state.loaded())
+
+
+def request_is_bypassed(lab: Lab) -> bool:
+    """Whether neither conntrack nor the FORWARD chain of ovl-n2 sees a request from ovl-n1."""
+    node = lab.nodes[2]
+    forwarded = node.nft_counter("forwarded").packets
+    answer = lab.nodes[1].http_get(lab.workload(2, 1).ipv4)
+    time.sleep(0.1)
+    tracked = any(entry.get("original.sport") == str(answer["client_port"]) for entry in node.conntrack())
+    grown = node.nft_counter("forwarded").packets - forwarded
+    assert bool(grown) == tracked, f"{grown} packets forwarded, tracked: {tracked}"
+    return not grown
+
+
+def test_dry_run_on_pristine_nodes_changes_nothing(story: Story) -> None:
+    assert not request_is_bypassed(story.lab)
+    story.predicted = play.playbook(SITE, "--check", "--diff").succeeded()
+    for node in story.lab.nodes.values():
+        assert state.observe(node) == story.before[node.name]
+    assert state.loaded() == story.loaded
+
+
+def test_real_run_changes_what_the_dry_run_predicted(story: Story) -> None:
+    assert story.predicted is not None
+    story.applied = play.playbook(SITE).succeeded()
+    assert story.applied.changes == story.predicted.changes
+    assert len(story.applied.changes) >= 3 * 7
+
+
+def test_the_flow_is_counted_by_the_overlay_and_by_nobody_else(story: Story) -> None:
+    assert request_is_bypassed(story.lab)
+    stats = play.module("ovl-n2", "ebpf.overlay.bpf_map_info", {"map": "/sys/fs/bpf/ebpf-overlay/stats"}).result
+    counted = {entry["key"]: entry["value"]["packets"] for entry in stats["entries"]}
+    assert counted["uplink.to_workload"] >= 4
+    assert counted["workload.to_uplink"] >= 3
+
+
+def test_second_run_changes_nothing_and_compiles_nothing(story: Story) -> None:
+    programs = {node.name: state.program_ids(node) for node in story.lab.nodes.values()}
+    assert all(len(found) >= 2 for found in programs.values())
+    again = play.playbook(SITE).succeeded()
+    assert again.changes == set()
+    assert [result.result["compiled"] for result in again.of("Build and load the datapath")] == [False] * 3
+    assert {node.name: state.program_ids(node) for node in story.lab.nodes.values()} == programs
+
+
+def test_dry_run_of_the_second_run_predicts_nothing(story: Story) -> None:
+    assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()
+
+
+def test_foreign_filters_are_untouched_while_the_overlay_is_on(story: Story) -> None:
+    for node in story.lab.nodes.values():
+        seen = state.observe(node)
+        assert foreign(seen) == foreign(story.before[node.name])
+        assert set(story.before[node.name].qdiscs) <= set(seen.qdiscs)
+
+
+def test_status_lists_what_runs_where(story: Story) -> None:
+    shown = play.playbook("playbooks/status.yml").succeeded()
+    assert shown.changes == set()
+    for word in ("ovl-n1", "ovl-n3", "ens47f1", "from_uplink", "from_workload", "on"):
+        assert word in shown.output
+
+
+def test_dry_run_of_the_rollback_changes_nothing_and_predicts_it(story: Story) -> None:
+    seen = {node.name: state.observe(node) for node in story.lab.nodes.values()}
+    story.predicted = play.playbook("rollback.yml", "--check", "--diff").succeeded()
+    for node in story.lab.nodes.values():
+        assert state.observe(node) == seen[node.name]
+
+
+def test_rollback_leaves_what_was_there_before_and_nothing_else(story: Story) -> None:
+    assert story.predicted is not None
+    applied = play.playbook("rollback.yml").succeeded()
+    assert applied.changes == story.predicted.changes
+    for node in story.lab.nodes.values():
+        after, before = state.observe(node), story.before[node.name]
+        assert (after.qdiscs, after.filters, after.pins) == (before.qdiscs, before.filters, before.pins)
+        ours = [line for line in after.files if "ebpf-overlay" in line]
+        assert ours == []
+    wait_for_unload(story.loaded)
+    assert not request_is_bypassed(story.lab)
+
+
+def test_rolling_back_twice_is_harmless(story: Story) -> None:
+    assert play.playbook("rollback.yml").succeeded().changes == set()
+
+
+def wait_for_unload(loaded: dict[str, set[str]]) -> None:
+    """The kernel frees programs and maps a moment after their last user is gone."""
+    deadline = time.monotonic() + 5
+    while not (left := {kind: ids - loaded[kind] for kind, ids in state.loaded().items()}) or any(left.values()):
+        assert time.monotonic() < deadline, json.dumps({kind: sorted(ids) for kind, ids in left.items()})
+        time.sleep(0.1)

@@ -122,6 +122,8 @@ lint-links:
 	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.."; do \
 	    set -- $$link; \
 	    if [ "$$(readlink "$$1")" != "$$2" ]; then echo "$$1 must be a link to $$2." >&2; exit 1; fi; done
+	@diff <(ls plugins/modules | sed -n 's/\.py$$//p' | sort) <(sed -n 's/^    - //p' meta/runtime.yml | sort) || \
+	    { echo "The action group in meta/runtime.yml must name every module." >&2; exit 1; }
 	@if compgen -G 'tests/sanity/ignore-*.txt' >/dev/null; then \
 	    echo "tests/sanity must hold no ignore files." >&2; exit 1; fi
 

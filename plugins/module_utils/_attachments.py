@@ -90,11 +90,12 @@ class Wish:
                         f"it is not between 1 and {highest}",
                         "Correct the number.",
                     )
-            if not 1 <= len(os.fsencode(os.path.basename(entry.program))) <= 128:
+            name = os.path.basename(entry.program)
+            if not 1 <= len(os.fsencode(name)) <= 128 or name.startswith("["):
                 raise OverlayError(
                     "attach a program",
                     f"interface {entry.interface}, program {entry.program!r}",
-                    "its base name is empty or longer than 128 bytes",
+                    "its base name is empty, longer than 128 bytes, or starts with a bracket",
                     "Name the program's pin.",
                 )
 

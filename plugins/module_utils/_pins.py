@@ -76,6 +76,9 @@ def _read_entry(folder: str, name: str) -> Entry:
         finally:
             os.close(fd)
     except OSError as error:
+        # Iterators that the kernel pins itself (maps.debug) are listed and cannot be opened.
+        if error.errno == errno.ENOENT:
+            return OtherEntry(name)
         raise refused("read a pin", path, error) from error
 
 

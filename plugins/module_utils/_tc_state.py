@@ -133,9 +133,12 @@ def filter_name(owner: str, program: str) -> str:
 
 
 def owner_of(name: str) -> str | None:
-    """``ebpf.overlay:from_uplink`` -> ``ebpf.overlay``; None for a name that does not say who owns it."""
-    owner, colon, program = name.partition(":")
-    return owner if colon and owner and program else None
+    """``ebpf.overlay:from_uplink`` -> ``ebpf.overlay``; None for a name that does not say who owns it.
+
+    tc(8) gives names such as ``overlay.o:[classifier]`` and ``pin:[*fsobj]``: a file and a section, no owner.
+    """
+    owner, _colon, program = name.partition(":")
+    return owner if owner and program and not program.startswith("[") else None
 
 
 def program_of(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
-from . import charts, objects, program_cost, quiet, roundtrip, topology
+from . import charts, objects, pace, program_cost, roundtrip, topology
 
 OUTPUT = objects.ROOT / "build" / "bench.json"
 REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
@@ -34,7 +34,7 @@ BARS = {
 
 
 def _measure(quick: bool) -> dict[str, Any]:
-    rounds, trips, limit = (3, 3000, 20) if quick else (11, 10000, 180)
+    rounds, trips, limit = (3, 3000, 20) if quick else (11, 4000, 180)
     settings = {"OVERLAY_CHECK_MTU": 1}
     peer = objects.overlay(OVERLAY_REDIRECT=REDIRECT_PEER, **settings)
     neigh = objects.overlay(OVERLAY_REDIRECT=REDIRECT_NEIGH, **settings)
@@ -43,26 +43,27 @@ def _measure(quick: bool) -> dict[str, Any]:
         topology.fill_original(original)
         for loaded in (peer, neigh):
             topology.fill_overlay(loaded)
-        os.sched_setaffinity(0, {roundtrip.CPU})
-        costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), 10 if quick else 60)
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        trips_found = roundtrip.measure(original, neigh, peer, rounds, trips, limit)
+        steady = pace.Pace(empty.programs["empty"])
+        with roundtrip.pinned():
+            costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), steady, 10 if quick else 60)
+            everyone = roundtrip.contenders(original, neigh, peer)
+            trips_found = roundtrip.measure(everyone, steady, rounds, trips, limit)
     figures = {**roundtrip.figures(trips_found, rounds), **program_cost.figures(costs)}
     figures |= {
         f"prog.verified_instructions.{name}": objects.verified_instructions(fd) for name, fd in peer.programs.items()
     }
-    titles = {contender.name: contender.title for contender in roundtrip.contenders(original, neigh, peer)}
     return {
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "runs": {
             "machine": {"kernel": platform.release(), "processor": _processor(), "processors": os.cpu_count()},
             "quick": quick,
             "rr": {
-                "title": "p50 of one byte there and back; of each round what else ran meanwhile, and nanoseconds",
-                "rounds_used": rounds, "trips": trips, "quiet_below": quiet.QUIET, "titles": titles,
+                "title": "one byte there and back: of each round the pace and the p50, ns",
+                "trips": trips, "best_pace": roundtrip.best_pace(trips_found), "within": pace.BEST,
+                "titles": {contender.name: contender.title for contender in everyone},
                 "rounds": trips_found,
             },
-            "prog": {"title": "of each turn ns per run of the empty program and of the case", "turns": costs},
+            "prog": {"title": "cost of a program: of each turn the pace and the cost of one run, ns", "turns": costs},
         },
     }  # fmt: skip
 
@@ -76,10 +77,10 @@ def _processor() -> str:
 
 def _table(result: dict[str, Any]) -> str:
     figures, runs = result["figures"], result["runs"]["rr"]
-    lines = [f"{'one byte there and back':45} p50 µs  above the floor   quiet rounds"]
+    lines = [f"{'one byte there and back':45} p50 µs  above the floor   undisturbed rounds"]
     for name, title in runs["titles"].items():
         p50 = figures[f"rr.p50_us.{name}"]
-        still = sum(disturbed < runs["quiet_below"] for disturbed, _ in runs["rounds"][name])
+        still = len(pace.undisturbed(runs["rounds"][name], runs["best_pace"]))
         lines.append(f"  {title:43} {p50:6.2f} {p50 - figures['rr.p50_us.direct']:12.2f} {still:9} of {len(runs['rounds'][name])}")
     lines.append(f"\n{'program, ns above an empty one':45}   in    out")
     for title, name in (

@@ -13,6 +13,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 
 from . import topology
 from .objects import BenchError, Loaded
+from .pace import Pace, chosen
 from .packets import ACK, SYN, tcp, udp
 
 # All rounds of one call work on the same packet, whose TTL goes down from 255: so a call is short, and there are many.
@@ -20,9 +21,8 @@ REPEAT = 200
 CALLS = 50
 TC_ACT_UNSPEC, TC_ACT_REDIRECT = 0xFFFFFFFF, 7
 CLIENT_PORT, OTHER_PORT = 40000, 443
-QUIET = 1.05
 
-# Case -> (ns of the empty program just before, ns of the case) of every turn.
+# Case -> (pace, ns per run) of every turn.
 Samples = dict[str, list[tuple[float, float]]]
 
 
@@ -129,29 +129,24 @@ def _turn(case: Case) -> float:
     return statistics.fmean(took[CALLS // 4 : CALLS - CALLS // 4])
 
 
-def measure(everyone: list[Case], rounds: int) -> Samples:
-    """Case -> (ns of the empty program just before, ns of the case) in every round."""
-    empty = everyone[0]
+def measure(everyone: list[Case], pace: Pace, rounds: int) -> Samples:
     found: Samples = {case.name: [] for case in everyone}
     for case in everyone:
         _turn(case)
     for _ in range(rounds):
         for case in random.sample(everyone, len(everyone)):
-            found[case.name].append((_turn(empty), _turn(case)))
+            before, took = pace.now(), _turn(case)
+            found[case.name].append((max(before, pace.now()), took))
     return found
 
 
 def figures(found: Samples) -> dict[str, float]:
-    """Nanoseconds above the empty program. A turn counts when the empty program just before was as fast as ever."""
-    best = min(empty for samples in found.values() for empty, _ in samples)
-    net = {}
-    for name, samples in found.items():
-        undisturbed = [took - empty for empty, took in samples if empty < best * QUIET] or [
-            took - empty for empty, took in samples
-        ]
-        net[name] = statistics.median(undisturbed)
-    result = {f"prog.{name}_ns": value for name, value in net.items() if name != "empty"}
-    result["prog.empty_ns"] = best
+    """Nanoseconds above the empty program, from undisturbed turns."""
+    best = min(pace for samples in found.values() for pace, _ in samples)
+    took = {name: statistics.median(chosen(samples, best, 5)) for name, samples in found.items()}
+    net = {name: value - took["empty"] for name, value in took.items() if name != "empty"}
+    result = {f"prog.{name}_ns": value for name, value in net.items()}
+    result["prog.empty_ns"] = took["empty"]
     # The dearer direction, and the dearest packet that is not ours.
     result["prog.hit_ns"] = max(net["peer.hit.in"], net["peer.hit.out"])
     result["prog.hit6_ns"] = max(net["peer.hit6.in"], net["peer.hit6.out"])

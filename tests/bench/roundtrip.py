@@ -13,15 +13,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import quiet, topology
+from . import topology
 from .objects import HERE, BenchError, Loaded
+from .pace import Pace, chosen, undisturbed
 
 MANY = 500
 WARM_UP = 500
 CPU = max(os.sched_getaffinity(0))
-TICKS = os.sysconf("SC_CLK_TCK")
 
-# Contender -> (disturbance, p50 in ns) of every round.
+# Contender -> (pace, p50 in ns) of every round.
 Samples = dict[str, list[tuple[float, int]]]
 
 
@@ -63,8 +63,8 @@ def _program() -> Iterator[str]:
         yield path
 
 
-def _round(contender: Contender, rr: str, trips: int) -> tuple[float, int]:
-    """(disturbance, p50 in nanoseconds). Raises BenchError when the packets did not go the way that this contender stands for."""
+def _round(contender: Contender, rr: str, trips: int, pace: Pace) -> tuple[float, int]:
+    """(pace, p50 in nanoseconds). Raises BenchError when the packets did not go the way that this contender stands for."""
     loaded = contender.loaded
     with contextlib.ExitStack() as stack:
         topology.filter_packets(contender.rules)
@@ -75,11 +75,11 @@ def _round(contender: Contender, rr: str, trips: int) -> tuple[float, int]:
         before = loaded.counters() if loaded and contender.counted else {}
         address = topology.DIRECT_WORKLOAD if contender.direct else topology.WORKLOAD_IPV4
         command = [rr, topology.CLIENT, topology.WORKLOAD, address, str(topology.PORT), str(CPU), str(WARM_UP), str(trips)]
+        worst = pace.now()
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout and process.stdin and process.stderr
-            start, ticks = time.monotonic(), quiet.ticks(CPU)
             answer = process.stdout.readline().split()
-            disturbed = quiet.disturbance(ticks, quiet.ticks(CPU), time.monotonic() - start, TICKS)
+            worst = max(worst, pace.now())
             if not answer:
                 raise BenchError(f"{contender.title}: {process.stderr.read().strip()}")
             known = topology.tracked(int(answer[4]))
@@ -96,29 +96,44 @@ def _round(contender: Contender, rr: str, trips: int) -> tuple[float, int]:
             # Besides the bytes there are the handshake and a few acknowledgements, and never less.
             if not expected <= redirected <= expected * 2 + 10 * bool(expected):
                 raise BenchError(f"{contender.title}: {counted}, {expected} packets each way expected")
-    return disturbed, int(answer[0])
+    return worst, int(answer[0])
 
 
-def measure(original: Loaded, neigh: Loaded, peer: Loaded, rounds: int, trips: int, limit: float) -> Samples:
-    """Contender -> (disturbance, p50 in ns) of every round: as many as it takes for ``rounds`` quiet ones of each, or
-    until ``limit`` seconds have passed."""
-    everyone = contenders(original, neigh, peer)
+def best_pace(found: Samples) -> float:
+    return min(pace for samples in found.values() for pace, _ in samples)
+
+
+def measure(everyone: list[Contender], pace: Pace, rounds: int, trips: int, limit: float) -> Samples:
+    """As many rounds as it takes for ``rounds`` undisturbed ones of each, or until ``limit`` seconds have passed."""
     found: Samples = {contender.name: [] for contender in everyone}
     end = time.monotonic() + limit
     with _program() as rr:
         while True:
             # In a new order each time, so that nobody always follows the same neighbour.
             for contender in random.sample(everyone, len(everyone)):
-                found[contender.name].append(_round(contender, rr, trips))
-            enough = min(sum(disturbed < quiet.QUIET for disturbed, _ in samples) for samples in found.values()) >= rounds
-            done = len(found["direct"])
-            if done >= rounds and (enough or time.monotonic() > end):
+                found[contender.name].append(_round(contender, rr, trips, pace))
+            best = best_pace(found)
+            if min(len(undisturbed(samples, best)) for samples in found.values()) >= rounds:
+                return found
+            if len(found[everyone[0].name]) >= rounds and time.monotonic() > end:
                 return found
 
 
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """On the processor on which the round trips run: the pace is that of the caller's."""
+    home = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, home)
+
+
 def figures(found: Samples, rounds: int) -> dict[str, float]:
-    """From the ``rounds`` quietest rounds of each contender."""
-    p50 = {name: statistics.median(quiet.quietest(samples, rounds)) for name, samples in found.items()}
+    """From the undisturbed rounds of each contender."""
+    best = best_pace(found)
+    p50 = {name: statistics.median(chosen(samples, best, rounds)) for name, samples in found.items()}
     overhead = p50["kernel"] - p50["direct"]
     result = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
     for name in ("peer", "neigh", "original"):

@@ -57,6 +57,9 @@ _COMMANDS = f"""
 _SYSCTLS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
+    # As systemd and Calico leave them: loose on the uplink, strict on a workload.
+    f"ipv4/conf/{UPLINK}/rp_filter": "2",
+    f"ipv4/conf/{HOST_SIDE}/rp_filter": "1",
     f"ipv4/conf/{HOST_SIDE}/proxy_arp": "1",
     f"ipv4/neigh/{HOST_SIDE}/proxy_delay": "0",
 }
@@ -114,7 +117,7 @@ def _rules(chain: str, hook: str, count: int, last: tuple[str, ...]) -> str:
 def filter_packets(many: int) -> None:
     """What a Kubernetes node has: three rules that need conntrack; before them ``many`` in prerouting and in forward."""
     text = (
-        "flush ruleset\ntable inet bench {\n"
+        "flush ruleset\ntable ip bench {\n"
         + _rules("before", "prerouting priority mangle; policy accept", many, ())
         + _rules("forward", "forward priority filter; policy accept", many,
                  ("ct state invalid counter drop", "ct state established,related accept"))

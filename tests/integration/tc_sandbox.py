@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / "collections"
 MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
+PYTHON = os.environ.get("OVERLAY_TARGET_PYTHON", sys.executable)
+"""What runs the modules: the oldest and the newest Python of a target can be tried."""
 PINS = "/sys/fs/bpf/test"
 
 # A process in the namespaces with everything imported, which forks for each job: ten times faster than starting Python.
@@ -79,7 +81,7 @@ class Sandbox:
         assert self.holder.stdout
         assert self.holder.stdout.readline() == b"ready\n"
         self.stem_cell = subprocess.Popen(
-            self.command(sys.executable, "-c", STEM_CELL),
+            self.command(PYTHON, "-c", STEM_CELL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),
@@ -130,7 +132,7 @@ class Sandbox:
 
     def separately(self, name: str, *prefix: str, check: bool = False, **params: Any) -> dict[str, Any]:
         """The same in a process of its own, started through ``prefix``."""
-        command = self.command(*prefix, sys.executable, "-m", f"{MODULES}.{name}")
+        command = self.command(*prefix, PYTHON, "-m", f"{MODULES}.{name}")
         done = subprocess.run(
             command,
             input=arguments_of(check, params),
@@ -195,7 +197,9 @@ def result(returncode: int, said: str) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(COLLECTIONS), "PYTHONDONTWRITEBYTECODE": "1"}
+    """``PYTHONPATH`` from outside counts too: it can put another version of pyroute2 first."""
+    path = [str(COLLECTIONS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": ":".join(path), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def at(interface: str, program: str, **more: Any) -> dict[str, Any]:

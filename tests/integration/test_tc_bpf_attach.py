@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from integration.tc_sandbox import PINS, Sandbox, arguments_of, at, environment, result, returns
+from integration.tc_sandbox import PINS, PYTHON, Sandbox, arguments_of, at, environment, result, returns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -402,7 +402,7 @@ def test_two_runs_at_once_do_not_mix(node: Sandbox) -> None:
         "with one_run():\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     other = subprocess.Popen(
-        node.command(sys.executable, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+        node.command(PYTHON, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
     assert other.stdout
     assert other.stdin
@@ -410,7 +410,7 @@ def test_two_runs_at_once_do_not_mix(node: Sandbox) -> None:
     error = parts(node.attach(at("eth0", "one"), lock_timeout=1))
     assert "another run" in error["reason"]
     waiting = subprocess.Popen(
-        node.command(sys.executable, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+        node.command(PYTHON, "-c", hold), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
     time.sleep(0.3)
     other.kill()  # the kernel releases the lock of a process that is killed
@@ -481,7 +481,7 @@ def test_somebody_who_takes_the_place_meanwhile_keeps_it(node: Sandbox, mechanis
     node.sh("tc qdisc add dev eth0 clsact")
     theirs = f"tc filter add dev eth0 ingress prio 1 handle 1 protocol all bpf da pinned {PINS}/theirs"
     if mechanism == "tcx":
-        theirs = f"{sys.executable} -c '{TCX_ATTACH}' /sys/fs/bpf/foreign/link eth0 46 {PINS}/theirs"
+        theirs = f"{PYTHON} -c '{TCX_ATTACH}' /sys/fs/bpf/foreign/link eth0 46 {PINS}/theirs"
     error = parts(disturbed(node, 0, theirs, at("eth0", "one"), mechanism=mechanism))
     assert error["errno"] == ("EEXIST" if mechanism == "clsact" else "ESTALE")
     assert "ebpf.overlay:one" not in str(node.filters("eth0"))
@@ -515,3 +515,69 @@ def test_a_run_killed_anywhere_is_finished_by_the_next_one(node: Sandbox, mechan
             assert number
             return
     raise AssertionError("never ran to its end")
+
+
+# -- tc_bpf_info ------------------------------------------------------------------------------------------------------
+
+
+def test_info_flags_what_never_runs_aws_network_policy_agent_480(node: Sandbox) -> None:
+    foreign_state(node)
+    node.load("ends", returns(0, padding=8))
+    node.python(TCX_ATTACH, "/sys/fs/bpf/foreign/link", "eth0", "46", f"{PINS}/theirs")
+    node.sh(f"tc filter add dev eth0 ingress prio 30 handle 1 protocol all bpf da pinned {PINS}/ends")
+    node.attach(at("eth0", "one"), mechanism="tcx")
+    (expected,) = node.attach(at("eth0", "two", priority=40), mechanism="clsact")["attachments"]
+    before = node.state()
+    found = node.module("tc_bpf_info", interface=["eth0", "cali*"])
+    assert not found["changed"]
+    assert node.state() == before
+    assert [entry["name"] for entry in found["interfaces"]] == ["cali1", "cali2", "eth0"]
+    eth0 = found["interfaces"][2]
+    assert [(qdisc["kind"], qdisc["ours"]) for qdisc in eth0["qdiscs"]][-1] == ("clsact", False)
+    hook = eth0["ingress"]
+    assert [(entry["mechanism"], entry["priority"], entry["kind"]) for entry in hook if entry["kind"] == "bpf"] == [
+        ("tcx", None, "bpf"),
+        ("tcx", None, "bpf"),
+        *[("clsact", priority, "bpf") for priority in (1, 10, 30, 40, 50, 49152)],
+    ]
+    assert [entry["name"] for entry in hook[:2]] == ["ebpf.overlay:one", "theirs"]
+    assert [entry["owner"] for entry in hook if entry["owner"]] == ["ebpf.overlay"] * 2
+    ours = next(entry for entry in hook if entry["name"] == "ebpf.overlay:two")
+    assert (ours["program_id"], ours["tag"], ours["handle"]) == (expected["program_id"], expected["tag"], 1)
+    assert ours["hidden_by"].startswith("bpf filter priority 30 handle 0x1 ends")
+    assert all(bool(entry["hidden_by"]) == ((entry["priority"] or 0) > 30) for entry in hook)
+    u32 = next(entry for entry in hook if entry["kind"] == "u32")
+    assert (u32["priority"], u32["protocol"], u32["program_id"]) == (20, "ip", None)
+    assert eth0["egress"][-1]["kind"] == "u32"
+
+
+def test_info_agrees_with_traffic(node: Sandbox) -> None:
+    """What is called hidden counts no packet, what runs before it counts all."""
+    node.load("ends", returns(0, padding=8))
+    node.attach(at("eth0", "one"), at("eth0", "ends", priority=2), at("eth0", "two", priority=3), mechanism="clsact")
+    node.sh("ip link set eth0 up; ip link set p0 up")
+    runs = json.loads(node.python(SEND_AND_COUNT, *[f"{PINS}/{name}" for name in ("one", "ends", "two")]))
+    hook = node.module("tc_bpf_info", interface=["eth0"])["interfaces"][0]["ingress"]
+    assert [bool(entry["hidden_by"]) for entry in hook] == [False, False, True]
+    assert runs[0] >= 10
+    assert runs[1] >= 10
+    assert runs[2] == 0
+
+
+# BPF_ENABLE_STATS (32) lasts as long as its descriptor, and is nobody else's business.
+SEND_AND_COUNT = """
+import json, socket, sys
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import attribute, bpf as call
+stats = call(32, attribute("I", 0))
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind(("p0", 0))
+for _ in range(10):
+    sock.send(b"\\xff" * 6 + b"\\x02" * 6 + b"\\x88\\xb5" + bytes(46))
+print(json.dumps([bpf.prog_info(bpf.obj_get(pin)).run_cnt for pin in sys.argv[1:]]))
+"""
+
+
+def test_info_of_an_interface_that_does_not_exist(node: Sandbox) -> None:
+    assert parts(node.module("tc_bpf_info", interface=["eth9"]))["errno"] == "ENODEV"
+    assert node.module("tc_bpf_info", interface=["tap*"])["interfaces"] == []

@@ -14,7 +14,7 @@ from prog.conftest import SOAK
 from prog.datapath import NEIGH, Datapath, Object
 from prog.network import Interface
 from prog.packets import ACK, FIN, RST, SYN
-from prog.story import IPV4, IPV6, expect_redirect
+from prog.story import IPV4, IPV6, Connection, expect_redirect
 
 FLOWS, TRANSIENT = 16, 1024
 IDLE = 0.05  # seconds
@@ -31,7 +31,7 @@ def small(build: Callable[..., Object], interfaces: Mapping[str, Interface]) -> 
     return found
 
 
-def numbered(number: int) -> datapath.Any:
+def numbered(number: int) -> Connection:
     return IPV4.but(port=10000 + number)
 
 
@@ -59,8 +59,7 @@ def next_round(overlay: Datapath) -> None:
 
 
 def test_rule_2_flows_that_are_active_are_never_displaced(small: Datapath) -> None:
-    for number in range(FLOWS):
-        assert push(small, number) or handshake(small, number) or push(small, number)
+    fill_up(small)
     assert small.size("flows") == FLOWS
     before = small.totals(EVENTS)
     for extra in range(100, 140):
@@ -83,7 +82,7 @@ def test_rule_2_a_flow_without_a_place_is_known_all_the_same(small: Datapath) ->
     assert one.in_transient(small)["state"] == "established"
     expect_redirect(one.opener(small, ACK, b"x"))
     expect_redirect(one.answerer(small, ACK, b"x"))
-    numbered(0).reset if False else expect_redirect(numbered(0).opener(small, RST))
+    expect_redirect(numbered(0).opener(small, RST))
     assert push(small, 500), "a place became free"
 
 
@@ -163,7 +162,10 @@ def test_the_sums_hold_whatever_happens(small: Datapath) -> None:
         one = (IPV4 if dice.random() < 0.5 else IPV6).but(
             port=dice.randrange(30000, 30040), server=dice.random() < 0.7
         )
-        flags = dice.choice((SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK, ACK, FIN | ACK, RST))
+        if dice.random() < 0.1:
+            for act, flags in ((one.opener, SYN), (one.answerer, SYN | ACK), (one.opener, ACK)):
+                act(small, flags)
+        flags = dice.choice((SYN, SYN | ACK, ACK, ACK, ACK, ACK, FIN | ACK, RST))
         (one.opener if dice.random() < 0.6 else one.answerer)(small, flags)
         if dice.random() < 0.01:
             small.mode(dice.choice(("on", "on", "drain", "off")), session=dice.choice((1, 1, 2)))
@@ -178,4 +180,5 @@ def test_the_sums_hold_whatever_happens(small: Datapath) -> None:
                 grown["flow_opened"] + grown["flow_closed"] - grown["transient_removed"]
             )
             assert small.size("flows") <= FLOWS
-    assert all(count > before[name] for name, count in small.totals(EVENTS).items() if name != "flow_swept")
+    never = [name for name, count in small.totals(EVENTS).items() if count == before[name]]
+    assert not never

@@ -55,7 +55,8 @@ def test_what_a_schema_cannot_say_is_bytes() -> None:
     union = blob.record(UNION, "either", 8, ("a", u32, 0), ("b", array, 0))
     bits = blob.record(STRUCT, "bits", 4, ("low", u32, 0), bit_fields=True)
     nameless = blob.record(STRUCT, "outer", 8, ("", union, 0))
-    assert [schema(blob, id_) for id_ in (array, union, bits, nameless)] == ["bytes:12", "bytes:8", "bytes:4", "bytes:8"]
+    found = [schema(blob, id_) for id_ in (array, union, bits, nameless)]
+    assert found == ["bytes:12", "bytes:8", "bytes:4", "bytes:8"]
 
 
 def test_types_without_a_size_and_data_that_is_no_btf() -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bulk_parameter
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import set_aside
 
+short = st.text(max_size=3)
 scalars = st.one_of(st.integers(), st.text("{}[], \"\\:a\n", max_size=8), st.booleans(), st.none())
-items = st.dictionaries(st.text(max_size=3), scalars | st.dictionaries(st.text(max_size=3), scalars, max_size=3), max_size=3)
-anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2))
+items = st.dictionaries(short, scalars | st.dictionaries(short, scalars, max_size=3), max_size=3)
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(short, inner, max_size=2))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def arguments_after(name: str, arguments: dict[str, Any], profile: str = "legacy
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(items | anything, max_size=6), st.dictionaries(st.text(max_size=4), anything, max_size=3), st.booleans())
+@given(st.lists(items | anything, max_size=6), st.dictionaries(short, anything, max_size=3), st.booleans())
 def test_nothing_is_lost_or_changed(entries: list[Any], others: dict[str, Any], first: bool) -> None:
     arguments = {"entries": entries, **others} if first else {**others, "entries": entries}
     arguments["entries"] = entries

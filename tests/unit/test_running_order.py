@@ -78,7 +78,7 @@ def test_whatever_a_program_returns_is_among_its_codes(operations: list[Any], re
     for kind, one, other in operations:
         code += {
             "mov": mov(one, other),
-            "copy": insn(0xBF, one, other),
+            "copy": insn(0xBF, one, other & 3),
             "add": insn(0x07, one, imm=other),
             "if": insn(0x15, one, off=other, imm=0),
             "exit": EXIT,
@@ -130,7 +130,7 @@ def test_what_never_runs_hides_nothing() -> None:
 
 
 def test_protocols_count() -> None:
-    assert hidden(bpf(1, {0}, protocol=0x800), bpf(2, {-1}))[1] == (None, [])
+    assert hidden(bpf(1, {0}, protocol=0x800), bpf(2, {-1}))[1] == (None, ["p1"])
     assert hidden(bpf(1, {0}, protocol=0x800), bpf(2, {-1}, protocol=0x86DD))[1] == (None, [])
     assert hidden(bpf(1, {0}, protocol=0x800), bpf(2, {-1}, protocol=0x800))[1] == ("p1", [])
 

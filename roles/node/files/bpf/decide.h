@@ -14,13 +14,11 @@ static __always_inline __u32 mtu_of(struct __sk_buff *skb, __u32 ifindex, __u32 
 {
 #if OVERLAY_CHECK_MTU
 	long (*check_mtu)(void *, __u32, __u32 *, __s32, __u64) = (void *)163; /* BPF_FUNC_check_mtu */
-	__u32 live = 0;
 
-	check_mtu(skb, ifindex, &live, 0, 0);
-	return live; /* set whatever the verdict, which is wrong for GSO packets at ingress */
-#else
-	return mtu;
+	mtu = 0;
+	check_mtu(skb, ifindex, &mtu, 0, 0); /* sets it whatever the verdict, which is wrong for GSO packets at ingress */
 #endif
+	return mtu;
 }
 
 /*

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process in a mount namespace of its own, with its own bpffs, that makes maps and runs the map modules on them.
+
+One process serves all requests, a JSON object per line, because starting Python and Ansible's basics takes most of the
+time. It counts the system calls that change something, and can make the n-th of them fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PINS = "/sys/fs/bpf"
+
+SERVER = r"""
+import contextlib, ctypes, importlib, io, json, os, resource, subprocess, sys, time
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
+from ansible.module_utils.common import warnings
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_call, _bpf_syscall as bpf, _bulk_parameter, _maps
+
+for target in ("/sys/fs/bpf", "/run"):
+    subprocess.run(["mount", "-t", "bpf" if "bpf" in target else "tmpfs", "ours", target], check=True)
+modules = {name: importlib.import_module("ansible_collections.ebpf.overlay.plugins.modules." + name)
+           for name in ("bpf_map_sync", "bpf_map_info")}
+real = _bpf_call.syscall
+changes, fault = [], {}
+
+def counted(number, command, attr, size):
+    if command in bpf.MUTATING:
+        changes.append(command)
+        if len(changes) == fault.get("at"):
+            for call in fault.get("meanwhile", ()):
+                perform(call)
+            if fault.get("errno"):
+                ctypes.set_errno(fault["errno"])
+                return -1
+    return real(number, command, attr, size)
+
+def pinned(name):
+    return bpf.obj_get("/sys/fs/bpf/" + name)
+
+def perform(call):
+    name, arguments = call[0], [bytes.fromhex(a[1:]) if isinstance(a, str) and a[:1] == "x" else a for a in call[1:]]
+    if name == "create":
+        options = arguments[6] if len(arguments) > 6 else {}
+        if "btf" in options:
+            options["btf_fd"] = bpf.btf_load(bytes.fromhex(options.pop("btf")))
+        fd = bpf.map_create(*arguments[1:6], arguments[0], **options)
+        bpf.obj_pin(fd, "/sys/fs/bpf/" + arguments[0])
+        return None
+    fd = pinned(arguments[0])
+    try:
+        if name == "freeze":
+            return bpf.map_freeze(fd)
+        if name == "update":
+            return bpf.map_update(fd, arguments[1], arguments[2])
+        if name == "fill":
+            entries = [(bytes.fromhex(k), bytes.fromhex(v)) for k, v in arguments[1]]
+            for key, value in entries:
+                bpf.map_update(fd, key, value)
+            return None
+        if name == "raw":
+            info = bpf.map_info(fd)
+            found, key = {}, bpf.map_next_key(fd, None, info.key_size)
+            while key is not None:
+                value = bpf.map_lookup(fd, key, info.value_stride)
+                if value is not None:
+                    found[key.hex()] = value.hex()
+                key = bpf.map_next_key(fd, key, info.key_size)
+            return found
+    finally:
+        os.close(fd)
+    raise ValueError(name)
+
+def run_module(request):
+    changes.clear()
+    fault.clear()
+    fault.update(request.get("fault", {}))
+    _maps.BATCH = request.get("batch", 16384)
+    _bulk_parameter.LARGE = request.get("large", 1 << 20)
+    with contextlib.suppress(AttributeError):
+        warnings._global_warnings.clear()
+    _bpf_call.syscall = counted
+    output = io.StringIO()
+    began = time.process_time()
+    try:
+        with patch_module_args(request["args"]), contextlib.redirect_stdout(output):
+            modules[request["module"]].main()
+    except SystemExit:
+        pass
+    finally:
+        _bpf_call.syscall = real
+    return {"result": json.loads(output.getvalue()), "changes": len(changes), "seconds": time.process_time() - began}
+
+for line in sys.stdin:
+    request = json.loads(line)
+    try:
+        answer = run_module(request) if "module" in request else {"result": perform(request["call"])}
+    except Exception:
+        import traceback
+        answer = {"crash": traceback.format_exc()}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@dataclass
+class Outcome:
+    """What a module returned, and how many system calls that change something it made."""
+
+    result: dict[str, Any]
+    changes: int
+    seconds: float
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """added, changed, removed, size"""
+        found = self.result
+        return found["added"], found["changed_entries"], found["removed"], found["size"]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        assert self.result.get("failed"), self.result
+        return self.result["error"]
+
+
+class Kernel:
+    def __init__(self, *wrapper: str) -> None:
+        self._server = subprocess.Popen(
+            [*wrapper, "unshare", "-m", sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "collections"), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+
+    def close(self) -> None:
+        self._server.communicate(timeout=20)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer = json.loads(self._server.stdout.readline())
+        assert "crash" not in answer, answer["crash"]
+        return answer
+
+    def create(self, name: str, type_: int, key_size: int, value_size: int, max_entries: int, flags: int = 0,
+               **options: Any) -> str:  # fmt: skip
+        """The pin of a new map. ``options``: those of map_create, and ``btf`` (hexadecimal)."""
+        self._ask({"call": ["create", name, type_, key_size, value_size, max_entries, flags, options]})
+        return f"{PINS}/{name}"
+
+    def update(self, name: str, key: bytes, value: bytes) -> None:
+        self._ask({"call": ["update", name, f"x{key.hex()}", f"x{value.hex()}"]})
+
+    def fill(self, name: str, entries: dict[bytes, bytes]) -> None:
+        self._ask({"call": ["fill", name, [[key.hex(), value.hex()] for key, value in entries.items()]]})
+
+    def freeze(self, name: str) -> None:
+        self._ask({"call": ["freeze", name]})
+
+    def raw(self, name: str) -> dict[bytes, bytes]:
+        """What the kernel holds, read one by one; all CPUs' copies."""
+        found = self._ask({"call": ["raw", name]})["result"]
+        return {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()}
+
+    def run(self, module: str, check: bool = False, fault: dict[str, Any] | None = None, batch: int = 16384,
+            large: int = 1 << 20, **args: Any) -> Outcome:  # fmt: skip
+        """``fault``: ``at`` the n-th changing call, do ``meanwhile`` (calls as above), then fail it with ``errno``."""
+        answer = self._ask({
+            "module": module, "args": {**args, "_ansible_check_mode": check, "_ansible_diff": True},
+            "fault": fault or {}, "batch": batch, "large": large,
+        })  # fmt: skip
+        return Outcome(answer["result"], answer["changes"], answer["seconds"])

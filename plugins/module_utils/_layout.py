@@ -17,8 +17,9 @@ PROTOCOLS = {"tcp": 1}
 FLOW_STATES = ("opening", "answered", "established", "closing")
 DIRECTIONS = ("uplink", "workload")
 
-# A device is found at its ifindex modulo the size of the map.
-DEVICES = 65536
+# A device is in one of the places (ifindex ^ probe) % DEVICES, probe below DEVICE_PROBES (carries_overlay in maps.h).
+DEVICES = 8192
+DEVICE_PROBES = 4
 
 _FLOW_KEY: list[dict[str, Any]] = [
     {"name": "workload", "type": "ip"},

@@ -122,8 +122,8 @@ class PinnedMap:
         blocks = []
         try:
             for keys, values in self._blocks():
-                steps += len(keys) // self.info.key_size
-                if any(values) or not self.indexed:
+                steps += max(len(keys) // self.info.key_size, 1)
+                if any(values) or (keys and not self.indexed):
                     blocks.append((keys, values))
                 if steps > limit:
                     raise OverlayError(
@@ -152,11 +152,29 @@ class PinnedMap:
         else:
             return
         self._stepped = True
+        yield from self._walk()
+
+    def _walk(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key by key; an empty pair for a step that found nothing new.
+
+        After a key that is gone the kernel starts anew with the first one (htab_map_get_next_key, trie_get_next_key).
+        To go on from there would never end on a busy map, so the walk goes back to the last key that is still there.
+        """
+        size = self.info.key_size
+        seen: set[bytes] = set()
+        trail: list[bytes] = []
         key = bpf.map_next_key(self.fd, None, size)
         while key is not None:
-            value = bpf.map_lookup(self.fd, key, self._stride)
-            yield (key, value) if value is not None else (b"", b"")
-            key = bpf.map_next_key(self.fd, key, size)
+            if key not in seen:
+                seen.add(key)
+                trail.append(key)
+                value = bpf.map_lookup(self.fd, key, self._stride)
+                yield (key, value) if value is not None else (b"", b"")
+                key = bpf.map_next_key(self.fd, key, size)
+            else:
+                yield b"", b""
+                sent_back = bool(trail) and key == bpf.map_next_key(self.fd, None, size)
+                key = bpf.map_next_key(self.fd, trail.pop() if sent_back else key, size)
 
     def _copies(self, value: bytes) -> list[bytes]:
         slot = self._stride // bpf.possible_cpus()

@@ -7,9 +7,11 @@ One method is one netlink request. All raise :class:`OSError` with the kernel's 
 from __future__ import annotations
 
 import errno
+import sys
 from types import TracebackType
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._rtnl_dump import PARENT
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import CLSACT, PROTOCOL_ALL
 
@@ -85,9 +87,11 @@ class TrafficControl:
             self._request((number, NLM_F_REQUEST_ACK), *arguments, **fields)
 
     def _request(self, command: Any, *arguments: Any, **fields: Any) -> None:
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
-
+        try:
+            from pyroute2 import IPRoute
+            from pyroute2.netlink.exceptions import NetlinkError
+        except ImportError as error:  # it is there (the plan checked that), but not whole
+            raise OverlayError("import pyroute2", sys.executable, error, f"Install {PACKAGES} again.") from error
         if self._route is None:
             self._route = IPRoute()
         try:

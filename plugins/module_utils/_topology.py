@@ -13,7 +13,12 @@ from fnmatch import fnmatchcase
 from typing import Any, Union
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, PIN_DIR, PROTOCOLS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import (
+    DEVICE_PROBES,
+    DEVICES,
+    PIN_DIR,
+    PROTOCOLS,
+)
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Facts = Mapping[str, Any]
@@ -135,10 +140,7 @@ def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: S
             ],
             "services": service_entries(services),
             "peers": [{"key": prefix, "value": value} for prefix, value in sorted(peers.items())],
-            "devices": [
-                {"key": ifindex % DEVICES, "value": ifindex}
-                for ifindex in sorted({ifindex % DEVICES: ifindex for ifindex in carriers.values()}.values())
-            ],
+            "devices": [{"key": place, "value": ifindex} for place, ifindex in place_devices(carriers.values())],
         },
         "attachments": [
             {"interface": interface, "direction": "ingress", "program": f"{PIN_DIR}/from_workload"}
@@ -180,6 +182,25 @@ def _find_peers(
             "next_hop": route["gateway"] or "::",
         }
     return peers, uplinks
+
+
+def place_devices(ifindexes: Iterable[int]) -> list[tuple[int, int]]:
+    """``(place in the map devices, ifindex)`` of every interface, where the datapath looks for it.
+
+    Raises :class:`OverlayError` where more interfaces want the same few places than there are (DEVICE_PROBES).
+    """
+    places: dict[int, int] = {}
+    for ifindex in sorted(set(ifindexes)):
+        free = [place for probe in range(DEVICE_PROBES) if (place := (ifindex ^ probe) % DEVICES) not in places]
+        if not free:
+            raise OverlayError(
+                "place an interface in the map devices",
+                f"ifindex {ifindex}",
+                f"{DEVICE_PROBES} others have its places",
+                "Recreate that interface, so that it gets another ifindex, or list fewer workload interfaces.",
+            )
+        places[free[0]] = ifindex
+    return sorted(places.items())
 
 
 def service_entries(services: Sequence[Facts]) -> list[dict[str, Any]]:

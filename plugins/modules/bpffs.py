@@ -28,6 +28,13 @@ options:
     type: str
     choices: [mounted, unmounted]
     default: mounted
+  emptied:
+    description:
+      - With V(unmounted), folders on it that an earlier task empties. Pins below them do not keep it mounted in a dry
+        run; in a real run it is an error if they are still there.
+    type: list
+    elements: path
+    default: []
 extends_documentation_fragment:
   - ebpf.overlay.attributes
 attributes:
@@ -69,6 +76,7 @@ ours:
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +91,10 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 
 @dataclass(frozen=True)
 class Observed:
-    """``source``: that of the bpffs mounted here, None if there is none. ``pinned``: one thing that is still on it."""
+    """``source``: that of the bpffs mounted here, None if there is none. ``pins``: what is still on it."""
 
     source: str | None
-    pinned: str | None = None
+    pins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,25 +115,29 @@ def observe(path: str) -> Observed:
         return Observed(None)
     # A name with a dot is the kernel's own (maps.debug, progs.debug): nobody else can make one.
     files = (os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names)
-    pins = (name for name in files if "." not in name[len(path) :])
-    return Observed(mount.source, next(pins, None))
+    return Observed(mount.source, tuple(sorted(name for name in files if "." not in name[len(path) :])))
 
 
-def plan(path: str, state: str, observed: Observed) -> Plan:
+def plan(path: str, state: str, emptied: Sequence[str], observed: Observed) -> Plan:
     operations: tuple[Any, ...] = ()
     warnings: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
     after = observed.source
     if state == "mounted" and observed.source is None:
         operations, after = (MountBpffs(),), _bpffs.SOURCE
     elif state == "unmounted" and observed.source == _bpffs.SOURCE:
-        if observed.pinned:
-            warnings = (f"The bpffs on {path} stays mounted: {observed.pinned} is still pinned on it.",)
+        going = tuple(f"{os.path.normpath(folder)}/" for folder in emptied)
+        staying = [pin for pin in observed.pins if not pin.startswith(going)]
+        if staying:
+            warnings = (f"The bpffs on {path} stays mounted: {staying[0]} is still pinned on it.",)
         else:
             operations, after = (UnmountBpffs(),), None
+            unmet = tuple(f"The bpffs on {path} is not empty: {pin} is pinned on it." for pin in observed.pins[:1])
     return Plan(
         operations,
         before=_text(path, observed.source),
         after=_text(path, after),
+        unmet=unmet,
         warnings=warnings,
         result={"path": path, "mounted": after is not None, "ours": after == _bpffs.SOURCE},
     )
@@ -149,7 +161,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         planned = converge(
             module,
             lambda: observe(path),
-            lambda observed: plan(path, state, observed),
+            lambda observed: plan(path, state, module.params["emptied"], observed),
             lambda operations: apply(path, operations),
         )
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
@@ -160,6 +172,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "default": "/sys/fs/bpf"},
             "state": {"type": "str", "choices": ["mounted", "unmounted"], "default": "mounted"},
+            "emptied": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PINS = "/sys/fs/bpf"
 
 SERVER = r"""
-import contextlib, ctypes, importlib, io, json, os, resource, subprocess, sys, time
-from ansible.module_utils import basic
+import contextlib, ctypes, importlib, io, json, os, signal, subprocess, sys, time
 from ansible.module_utils.testing import patch_module_args
 from ansible.module_utils.common import warnings
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_call, _bpf_syscall as bpf, _bulk_parameter, _maps
@@ -41,6 +40,9 @@ def counted(number, command, attr, size):
             if fault.get("errno"):
                 ctypes.set_errno(fault["errno"])
                 return -1
+        elif len(changes) == fault.get("kill_after"):
+            real(number, command, attr, size)
+            os.kill(os.getpid(), signal.SIGKILL)
     return real(number, command, attr, size)
 
 def pinned(name):
@@ -61,6 +63,15 @@ def perform(call):
             return bpf.map_freeze(fd)
         if name == "update":
             return bpf.map_update(fd, arguments[1], arguments[2])
+        if name == "churn":
+            keys, value, until = [bytes.fromhex(k) for k in arguments[1]], arguments[2], time.monotonic() + arguments[3]
+            if os.fork() == 0:
+                while time.monotonic() < until:
+                    for write in (lambda key: bpf.map_update(fd, key, value), lambda key: bpf.map_delete(fd, key)):
+                        for key in keys:
+                            write(key)
+                os._exit(0)
+            return None
         if name == "fill":
             entries = [(bytes.fromhex(k), bytes.fromhex(v)) for k, v in arguments[1]]
             for key, value in entries:
@@ -102,7 +113,14 @@ def run_module(request):
 for line in sys.stdin:
     request = json.loads(line)
     try:
-        answer = run_module(request) if "module" in request else {"result": perform(request["call"])}
+        if "kill_after" in request.get("fault", {}):
+            child = os.fork()
+            if child == 0:
+                run_module(request)
+                os._exit(0)
+            answer = {"result": {"killed": os.waitpid(child, 0)[1] == signal.SIGKILL}, "changes": 0, "seconds": 0}
+        else:
+            answer = run_module(request) if "module" in request else {"result": perform(request["call"])}
     except Exception:
         import traceback
         answer = {"crash": traceback.format_exc()}
@@ -164,6 +182,10 @@ class Kernel:
     def fill(self, name: str, entries: dict[bytes, bytes]) -> None:
         self._ask({"call": ["fill", name, [[key.hex(), value.hex()] for key, value in entries.items()]]})
 
+    def churn(self, name: str, keys: list[bytes], value: bytes, seconds: float) -> None:
+        """Let another process add and remove these keys for so long."""
+        self._ask({"call": ["churn", name, [key.hex() for key in keys], f"x{value.hex()}", seconds]})
+
     def freeze(self, name: str) -> None:
         self._ask({"call": ["freeze", name]})
 
@@ -174,9 +196,82 @@ class Kernel:
 
     def run(self, module: str, check: bool = False, fault: dict[str, Any] | None = None, batch: int = 16384,
             large: int = 1 << 20, **args: Any) -> Outcome:  # fmt: skip
-        """``fault``: ``at`` the n-th changing call, do ``meanwhile`` (calls as above), then fail it with ``errno``."""
+        """``fault``: ``at`` the n-th changing call, do ``meanwhile`` (calls as above), then fail it with ``errno``; or
+        kill the module ``kill_after`` the n-th.
+        """
         answer = self._ask({
             "module": module, "args": {**args, "_ansible_check_mode": check, "_ansible_diff": True},
             "fault": fault or {}, "batch": batch, "large": large,
         })  # fmt: skip
         return Outcome(answer["result"], answer["changes"], answer["seconds"])
+
+
+MEASURE = r"""
+import contextlib, io, json, os, struct, subprocess, sys, time
+from ansible.module_utils import basic
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.modules import bpf_map_sync
+
+def timed(function):
+    began = time.process_time()
+    result = function()
+    return time.process_time() - began, result
+
+def module():
+    output = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(output):
+        bpf_map_sync.main()
+    return json.loads(output.getvalue())
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+folder, count = sys.argv[1], int(sys.argv[2])
+pin = "/sys/fs/bpf/large"
+if sys.argv[3:] == []:
+    for target in ("/sys/fs/bpf", "/run"):
+        subprocess.run(["mount", "-t", "bpf" if "bpf" in target else "tmpfs", "ours", target], check=True)
+    bpf.obj_pin(bpf.map_create(bpf.MAP_TYPE_HASH, 16, 8, 2 * count, 0, "large"), pin)
+    value = [{"name": "n", "type": "u32"}, {"name": "mtu", "type": "u16"}, {"name": "flags", "type": "u16"}]
+    with open(folder + "/arguments", "w") as file:
+        file.write(json.dumps({"ANSIBLE_MODULE_ARGS": {"map": pin, "key": "ip", "value": value}})[:-2])
+        for i in range(count):
+            entry = {"key": f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}", "value": {"n": i, "mtu": 1500, "flags": i & 3}}
+            file.write((', "entries": [' if i == 0 else ", ") + json.dumps(entry))
+        file.write("]}}")
+    for what in ("fill", "no-op"):
+        print(subprocess.check_output([sys.executable, *sys.orig_argv[1:], what], text=True), end="", flush=True)
+    sys.exit()
+with open(folder + "/arguments", "rb") as file:
+    basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = file.read(), "legacy"
+seconds, result = timed(module)
+high = peak()
+with open(folder + "/arguments", "rb") as file:
+    parsing, arguments = timed(lambda text=file.read(): json.loads(text))
+del arguments
+if sys.argv[3] == "fill":
+    keys = b"".join(bytes(10) + b"\xff\xff\x0a" + i.to_bytes(3, "big") for i in range(count))
+    values = b"".join(struct.pack("=IHH", i, 1500, i & 3) for i in range(count))
+    fd = bpf.map_create(bpf.MAP_TYPE_HASH, 16, 8, 2 * count, 0, "bare")
+    bare, _ = timed(lambda: bpf.map_update_batch(fd, keys, values, count))
+else:
+    fd = bpf.obj_get(pin)
+    bare, _ = timed(lambda: sum(len(keys) for keys, values in bpf.map_lookup_batch(fd, 16, 8)))
+print(json.dumps({
+    "result": {name: result[name] for name in ("changed", "added", "changed_entries", "size")},
+    "seconds": seconds, "parsing": parsing, "bare": bare, "ratio": seconds / (parsing + bare), "peak": high,
+}))
+"""
+
+
+def measure_large(folder: Path, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Filling a map and the run after that, each in a fresh process: CPU seconds, and peak memory in MB.
+
+    ``ratio``: to the JSON parsing of the arguments plus the bare batch calls on encoded bytes, in the same process.
+    """
+    command = ["unshare", "-m", sys.executable, "-c", MEASURE, str(folder), str(count)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections"), "PYTHONDONTWRITEBYTECODE": "1"}
+    said = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True, timeout=120).stdout
+    fill, again = (json.loads(line) for line in said.splitlines())
+    return fill, again

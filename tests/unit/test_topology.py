@@ -161,9 +161,7 @@ networks = st.one_of(
 def test_a_route_is_found_as_a_linear_search_finds_it(prefixes: list[tuple[str, int]], address: Any) -> None:
     routes = [route(prefix, f"if{number}", None, metric) for number, (prefix, metric) in enumerate(prefixes)]
     matching = [r for r in routes if address in ipaddress.ip_network(r["prefix"])]
-    best = min(
-        matching, key=lambda r: (-ipaddress.ip_network(r["prefix"]).prefixlen, r["metric"]), default=None
-    )
+    best = min(matching, key=lambda r: (-ipaddress.ip_network(r["prefix"]).prefixlen, r["metric"]), default=None)
     assert _topology.RouteTable(routes).find(str(address)) is best
 
 
@@ -178,3 +176,22 @@ def test_every_node_knows_every_other_and_never_itself(nodes: int) -> None:
         assert [prefix for prefix, uplink in peers.items() if not uplink] == [f"198.18.0.{10 + number}/32"]
         assert len(peers) == 1 + 2 * (nodes - 1)
         assert f"10.244.{number}.0/24" not in peers
+
+
+@given(st.sets(st.integers(1, 100_000), max_size=110))
+def test_every_interface_is_where_the_datapath_looks_for_it(ifindexes: set[int]) -> None:
+    try:
+        placed = _topology.place_devices(ifindexes)
+    except OverlayError:
+        crowded = max(sum(1 for other in ifindexes if (other ^ one) % 8192 < 4) for one in ifindexes)
+        assert crowded > 4
+        return
+    assert {ifindex for _, ifindex in placed} == ifindexes
+    assert len({place for place, _ in placed}) == len(ifindexes)
+    assert all((place ^ ifindex) % 8192 < 4 for place, ifindex in placed)
+
+
+def test_more_interfaces_than_places_are_refused() -> None:
+    assert len(_topology.place_devices([8, 8 + 8192, 8 + 2 * 8192, 8 + 3 * 8192])) == 4
+    with pytest.raises(OverlayError, match=r"ifindex 32776.*4 others"):
+        _topology.place_devices([8 + number * 8192 for number in range(5)])

@@ -7,9 +7,12 @@ BPF_TABLE("array", __u32, __u32, services, 65536); /* port -> protocols; an arra
 BPF_LPM_TRIE(peers, struct prefix, struct peer, OVERLAY_PEERS);
 #define SERVICE_TCP 1
 
-/* Interfaces that carry our programs, at index ifindex % 65536. A devmap, because the kernel itself takes an
- * interface out of it when the interface goes away: an entry proves that it is still the one we attached to. */
-BPF_TABLE("devmap", __u32, __u32, devices, 65536);
+/* Interfaces that carry our programs, each in one of a few places that its ifindex names. A devmap, because the kernel
+ * itself takes an interface out of it when the interface goes away: an entry proves that it is still the one we attached
+ * to. */
+#define DEVICES 8192
+#define DEVICE_PROBES 4
+BPF_TABLE("devmap", __u32, __u32, devices, DEVICES);
 
 /* Written on activation: one entry. */
 BPF_TABLE("array", __u32, struct control, control, 1);
@@ -35,8 +38,13 @@ static __always_inline void count(enum direction direction, enum reason reason, 
 
 static __always_inline bool carries_overlay(__u32 ifindex)
 {
-	__u32 index = ifindex & 0xffff;
-	__u32 *device = devices.lookup(&index);
+#pragma unroll
+	for (__u32 probe = 0; probe < DEVICE_PROBES; probe++) {
+		__u32 index = (ifindex ^ probe) & (DEVICES - 1);
+		__u32 *device = devices.lookup(&index);
 
-	return device && *device == ifindex;
+		if (device && *device == ifindex)
+			return true;
+	}
+	return false;
 }

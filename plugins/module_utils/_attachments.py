@@ -29,7 +29,9 @@ def is_glob(pattern: str) -> bool:
 
 def matching(pattern: str, interfaces: Iterable[str]) -> list[str]:
     """The interfaces that a name or glob means, sorted."""
-    return sorted(name for name in interfaces if name == pattern or (is_glob(pattern) and fnmatchcase(name, pattern)))
+    if is_glob(pattern):
+        return sorted(name for name in interfaces if fnmatchcase(name, pattern))
+    return [name for name in interfaces if name == pattern]
 
 
 def no_such_interface(doing: str, interface: str) -> OverlayError:
@@ -152,7 +154,7 @@ def resolve(wish: Wish, seen: Observed, links: dict[Hook, list[Link]]) -> tuple[
             rival = slots.setdefault((*hook, item.priority, item.handle), item) if mechanism == CLSACT else item
             if rival.program.name != program.name:
                 raise _contradiction(item, f"another entry of the list wants {rival.program.name} in the same place")
-            found[(*hook, program.name)] = replace(item, required=item.required or bool(twin and twin.required))
+            found[(*hook, program.name)] = twin if twin and twin.required else item
     # Each TCX link goes to the head of its hook, so the one with the lowest priority number has to come last.
     order = {hook: place for place, hook in enumerate(dict.fromkeys(item.hook for item in found.values()))}
     return sorted(found.values(), key=lambda item: (order[item.hook], item.mechanism, -item.priority)), warnings

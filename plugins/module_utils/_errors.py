@@ -25,7 +25,8 @@ class OverlayError(Exception):
         super().__init__(doing, target, self.reason, advice)
 
     def __str__(self) -> str:
-        return f"Cannot {self.doing}: {self.target}. Reason: {self.reason}. {self.advice}"
+        reason = self.reason.strip().rstrip(".")
+        return f"Cannot {self.doing}: {self.target}. Reason: {reason}. {self.advice}"
 
     def parts(self) -> dict[str, object]:
         """The same as data, returned by a failing module as ``error``."""

@@ -103,9 +103,8 @@ class Watch:
             qdiscs = {qdisc.ifindex: qdisc for qdisc in dumper.qdiscs() if qdisc.has_hooks}
             complete = self._complete({ifindex for ifindex, _direction in named}, qdiscs, links)
             hooks = {(ifindex, way) for ifindex in complete for way in DIRECTIONS} | named
-            filters = [
-                item for ifindex, way in sorted(hooks) if ifindex in qdiscs for item in dumper.filters(ifindex, way)
-            ]
+            served = [(qdiscs[ifindex], way) for ifindex, way in sorted(hooks) if ifindex in qdiscs]
+            filters = [item for qdisc, way in served for item in dumper.filters(qdisc, way)]
         folders = _tcx.empty_folders(wish.links)
         return Observed(
             interfaces=interfaces,

@@ -67,7 +67,7 @@ def read_interfaces(interfaces: dict[str, int], bpffs: str) -> list[dict[str, An
             }
             for direction in DIRECTIONS:
                 links = _links(ifindex, direction, owners, programs) if tcx else []
-                found = dumper.filters(ifindex, direction) if any(qdisc.has_hooks for qdisc in here) else []
+                found = [item for qdisc in here for item in dumper.filters(qdisc, direction)]
                 filters = [entry_of(item, programs.codes(item.program_id)) for item in found]
                 entry[direction] = _described(in_running_order(links, filters), programs)
             answer.append(entry)

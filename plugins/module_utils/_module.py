@@ -36,7 +36,7 @@ def converge(
             module.warn(f"{sentence} A real run stops here unless an earlier task provides it.")
         return planned
     if planned.unmet:
-        raise OverlayError("start", "preconditions", " ".join(planned.unmet), "Nothing was changed.")
+        raise OverlayError("start", "preconditions", " ".join(planned.unmet).rstrip("."), "Nothing was changed.")
     if planned.operations:
         apply(planned.operations)
         left = plan(observe())

@@ -63,12 +63,18 @@ class Dumper:
             found.append(Qdisc(ifindex, _string(attributes.get(TCA_KIND, b"")), ingress, egress, handle, parent))
         return found
 
-    def filters(self, ifindex: int, direction: str) -> list[Filter]:
-        """The filters of one hook in running order, with the entries (handle 0) that stand for a priority's list."""
+    def filters(self, qdisc: Qdisc, direction: str) -> list[Filter]:
+        """The filters of one hook in running order, with the entries (handle 0) that stand for a priority's list.
+
+        Nothing where ``qdisc`` has no such hook. An ingress qdisc must not even be asked for egress: it would list its
+        ingress filters once more (net/sched/sch_ingress.c, ``ingress_tcf_block`` ignores the parent's lower half).
+        """
+        if not qdisc.has_hooks or not qdisc.serves(direction):
+            return []
         found = []
-        for index, handle, _parent, info, attributes in self._dump(RTM_GETTFILTER, ifindex, PARENT[direction]):
-            if index == ifindex:
-                found.append(_filter(ifindex, direction, handle, info, attributes))
+        for index, handle, _parent, info, attributes in self._dump(RTM_GETTFILTER, qdisc.ifindex, PARENT[direction]):
+            if index == qdisc.ifindex:
+                found.append(_filter(index, direction, handle, info, attributes))
         return found
 
     def _dump(self, command: int, ifindex: int, parent: int) -> list[Message]:

@@ -12,27 +12,29 @@ static __always_inline int pass(struct __sk_buff *skb, const struct packet *pack
 	return TC_ACT_UNSPEC;
 }
 
-/* IPv4: RFC 1624, as ip_decrease_ttl() in include/net/ip.h; TTL, protocol and checksum are one word. */
-static __always_inline long lower_ttl(struct __sk_buff *skb, const struct packet *packet)
+/* In place: bpf_skb_store_bytes takes some 20 ns more. IPv4: RFC 1624, as ip_decrease_ttl() in include/net/ip.h. */
+static __always_inline bool lower_ttl(struct __sk_buff *skb)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		__u8 hop_limit = packet->ttl - 1;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-		return bpf_skb_store_bytes(skb, ETH_HLEN + OFFSET_OF(struct ipv6hdr, hop_limit), &hop_limit, 1,
-					   BPF_F_RECOMPUTE_CSUM);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		ip->hop_limit--;
+		bpf_csum_update(skb, ~(__u32)bpf_htons(1)); /* the NIC's sum, if it gave one: no header checksum absorbs it */
 	} else {
-		struct {
-			__u8 ttl, protocol;
-			__u16 check;
-		} word;
+		struct iphdr *ip = data + ETH_HLEN;
 		__u32 sum;
 
-		__builtin_memcpy(&word, &packet->ttl_word, sizeof(word));
-		sum = word.check + bpf_htons(0x0100);
-		word.ttl--;
-		word.check = sum + (sum >= 0xffff);
-		return bpf_skb_store_bytes(skb, ETH_HLEN + OFFSET_OF(struct iphdr, ttl), &word, sizeof(word), 0);
+		if ((void *)(ip + 1) > end)
+			return false;
+		sum = ip->check + bpf_htons(0x0100);
+		ip->check = sum + (sum >= 0xffff);
+		ip->ttl--;
 	}
+	return true;
 }
 
 static __always_inline int neigh(struct __sk_buff *skb, __u32 ifindex, const union address *next_hop)
@@ -53,7 +55,7 @@ static __always_inline int redirect(struct __sk_buff *skb, struct packet *packet
 {
 	bool to_uplink = packet->direction == FROM_WORKLOAD;
 
-	if (lower_ttl(skb, packet)) {
+	if (!lower_ttl(skb)) {
 		refuse(packet, REASON_malformed);
 		return pass(skb, packet);
 	}

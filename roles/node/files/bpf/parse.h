@@ -7,7 +7,6 @@ struct packet {
 	volatile __u8 reason; /* why it stays on the kernel's path; 0: nothing speaks against leaving it */
 	__u8 tcp_flags;      /* 0: an ICMP error; length and TTL are its own, the key is that of the packet quoted inside */
 	__u8 ttl;
-	__u32 ttl_word;      /* four bytes of the packet: IPv4 TTL to header checksum, IPv6 payload length to hop limit */
 	__u32 length;        /* of the IP packet, bytes */
 	__u32 header_length; /* IP and TCP headers, bytes */
 	struct flow_key *key; /* apart, so that the rest may live in registers: map functions are given its address */
@@ -43,9 +42,10 @@ static __always_inline bool is_service(__be16 port)
 	return protocols_of(port) & SERVICE_TCP;
 }
 
-static __always_inline bool concerns_service(__be16 port, __be16 other)
+/* The workload's port first: most workloads serve. */
+static __always_inline bool concerns_service(__be16 source, __be16 destination, bool outbound)
 {
-	return (protocols_of(port) | protocols_of(other)) & SERVICE_TCP;
+	return is_service(outbound ? source : destination) || is_service(outbound ? destination : source);
 }
 
 /* Both write two whole words, so that the verifier sees one kind of key and looks at the rest of the program once. */
@@ -112,12 +112,11 @@ static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *pac
 	if (packet->length + ETH_HLEN > skb->len)
 		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->ttl;
-	packet->ttl_word = *(__u32 *)&ip->ttl;
 
 	if (ip->protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return refuse(packet, REASON_malformed);
-		if (!concerns_service(tcp->dest, tcp->source))
+		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
 			return refuse(packet, REASON_not_service);
 		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv4, ip->saddr, ip->daddr, tcp->source, tcp->dest);
 		return parse_tcp(packet, tcp, sizeof(*ip));
@@ -141,7 +140,7 @@ static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *pac
 	if (*(__u8 *)&icmp->ip != 0x45 || icmp->ip.protocol != IPPROTO_TCP || (icmp->ip.frag_off & bpf_htons(0x1fff)) ||
 	    icmp->ip.saddr != ip->daddr || packet->length < sizeof(*ip) + sizeof(*icmp))
 		return refuse(packet, REASON_malformed);
-	if (!concerns_service(icmp->source, icmp->destination))
+	if (!concerns_service(icmp->source, icmp->destination, true))
 		return refuse(packet, REASON_not_service);
 	SET_KEY(packet, true, set_ipv4, icmp->ip.saddr, icmp->ip.daddr, icmp->source, icmp->destination);
 	return true;
@@ -163,12 +162,11 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 	if (packet->length + ETH_HLEN > skb->len)
 		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->hop_limit;
-	packet->ttl_word = *(__u32 *)&ip->payload_len;
 
 	if (ip->nexthdr == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return refuse(packet, REASON_malformed);
-		if (!concerns_service(tcp->dest, tcp->source))
+		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
 			return refuse(packet, REASON_not_service);
 		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
 		if (is_mapped(&packet->key->workload))
@@ -194,7 +192,7 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 	if (*(__u8 *)&icmp->ip >> 4 != 6 || icmp->ip.nexthdr != IPPROTO_TCP ||
 	    packet->length < sizeof(*ip) + sizeof(*icmp))
 		return refuse(packet, REASON_malformed);
-	if (!concerns_service(icmp->source, icmp->destination))
+	if (!concerns_service(icmp->source, icmp->destination, true))
 		return refuse(packet, REASON_not_service);
 	SET_KEY(packet, true, set_ipv6, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
 	set_ipv6(&destination, &ip->daddr);
@@ -212,10 +210,13 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
 	if (skb->vlan_present || (!ipv4 && skb->protocol != bpf_htons(ETH_P_IPV6)))
 		return refuse(packet, REASON_not_ip);
 	/* Only when the headers are not linear: a partial pull corrupts some GRO packets (projectcalico/calico #11424). */
-	if (skb->data_end - skb->data < wanted && skb->len >= wanted)
-		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
+	if (end - data < wanted && skb->len >= wanted) {
+		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
 	if (data + ETH_HLEN > end)
 		return refuse(packet, REASON_malformed);
 	if (ipv4)

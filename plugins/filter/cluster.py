@@ -39,7 +39,7 @@ def node_plan(
 
 def status_table(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """Names of nodes whose status was read -> lines of a table: what runs where."""
-    rows = [("node", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")]
+    rows: list[tuple[str, ...]] = [("node", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")]
     rows += [_status_row(name, hostvars[name]) for name in names]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

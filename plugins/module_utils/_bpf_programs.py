@@ -149,9 +149,7 @@ def link_create_tcx(
 
     ``relative``: a file descriptor or id (``F_ID``) of a program or link (``F_LINK``), with ``F_BEFORE``/``F_AFTER``.
     """
-    return bpf(
-        LINK_CREATE, attribute("IIIII4xQ", prog_fd, ifindex, attach_type, flags, relative, expected_revision)
-    )
+    return bpf(LINK_CREATE, attribute("IIIII4xQ", prog_fd, ifindex, attach_type, flags, relative, expected_revision))
 
 
 def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int | None = None) -> None:

@@ -352,5 +352,3 @@ def btf_by_id(id_: int) -> bytes:
         return data.raw
     finally:
         os.close(fd)
-
-

@@ -262,9 +262,7 @@ def _twice(encoded: Mapping[bytes, bytes], block: Sequence[Any], start: int, key
     raise AssertionError("no key is there twice")
 
 
-def _one_by_one(
-    block: Sequence[Any], start: int, key: Codec, value: Codec | None
-) -> Iterator[tuple[bytes, bytes]]:
+def _one_by_one(block: Sequence[Any], start: int, key: Codec, value: Codec | None) -> Iterator[tuple[bytes, bytes]]:
     for number, entry in enumerate(block, start):
         where = f"entries[{number}]"
         wanted = {"key", "value"} if value else {"key"}

@@ -17,7 +17,8 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
 # include/uapi/linux/netfilter/nf_conntrack_common.h and nf_conntrack_tcp.h
-_SEEN_REPLY, _ASSURED = 1 << 1, 1 << 2
+# Without CONFIRMED the kernel takes the status for an attempt to unconfirm what it has just made, and says EBUSY.
+_SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
 _ESTABLISHED = 3
 _BE_LIBERAL = 0x08  # the sequence numbers went by unseen, so no window check can hold
 
@@ -83,7 +84,7 @@ def _add(conntrack: Any, original: Any, timeout: int) -> None:
     }
     entry = {
         "timeout": timeout,
-        "status": _SEEN_REPLY | _ASSURED,
+        "status": _SEEN_REPLY | _ASSURED | _CONFIRMED,
         "tuple_orig": original,
         "tuple_reply": original.reverse(),
         "protoinfo": state,

@@ -42,7 +42,10 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("flow_renewed", "a first packet came for an established flow, which stays: its receiver knows what it means"),
     ("flow_closed", "an established flow ended: both ends sent FIN, or one sent RST"),
     ("flow_reset", "RST came for a flow that was being opened or was established"),
-    ("flow_replaced", "an established flow was forgotten, because a first packet with its ports took the kernel's path"),
+    (
+        "flow_replaced",
+        "an established flow was forgotten, because a first packet with its ports took the kernel's path",
+    ),
     ("flow_swept", "an idle flow was removed to make room"),
     ("transient_removed", "an entry of `transient` was removed on purpose (the rest of the shrinkage is eviction)"),
 )

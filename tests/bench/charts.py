@@ -63,7 +63,8 @@ def draw(result: dict[str, Any], folder: Path) -> None:
         _bars("One byte there and back, p50", "µs", latency, floor), encoding="utf-8"
     )
     removed = [
-        (titles[name], figures[f"rr.overhead_removed.{name}"] * 100, colours[name]) for name in ("original", "neigh", "peer")
+        (titles[name], figures[f"rr.overhead_removed.{name}"] * 100, colours[name])
+        for name in ("original", "neigh", "peer")
     ]
     (folder / "bench-overhead.svg").write_text(
         _bars("Share of the kernel path's overhead that is removed", "%", removed, (75, "75 %")), encoding="utf-8"

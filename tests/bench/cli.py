@@ -81,7 +81,9 @@ def _table(result: dict[str, Any]) -> str:
     for name, title in runs["titles"].items():
         p50 = figures[f"rr.p50_us.{name}"]
         still = len(pace.undisturbed(runs["rounds"][name], runs["best_pace"]))
-        lines.append(f"  {title:43} {p50:6.2f} {p50 - figures['rr.p50_us.direct']:12.2f} {still:9} of {len(runs['rounds'][name])}")
+        lines.append(
+            f"  {title:43} {p50:6.2f} {p50 - figures['rr.p50_us.direct']:12.2f} {still:9} of {len(runs['rounds'][name])}"
+        )
     lines.append(f"\n{'program, ns above an empty one':45}   in    out")
     for title, name in (
         ("original design, hit", "original"), ("overlay neigh, IPv4 hit", "neigh.hit"), ("overlay peer, IPv4 hit", "peer.hit"),

@@ -20,7 +20,9 @@ def _sum(data: bytes) -> int:
 def _ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
     if ":" in source:
         head = struct.pack("!IHBB", 6 << 28, len(payload), protocol, TTL)
-        return head + socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination) + payload
+        return (
+            head + socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination) + payload
+        )
     addresses = socket.inet_aton(source) + socket.inet_aton(destination)
     length = 20 + len(payload)
     head = struct.pack("!BBHHHBBH", 0x45, 0, length, 1, 0x4000, TTL, protocol, 0) + addresses

@@ -36,6 +36,7 @@ class Contender:
     mode: str = "on"
     direct: bool = False
     bypassed: bool = False
+    tcx: bool = False
     counted: bool = False
     """It has the map ``stats``."""
 
@@ -46,10 +47,14 @@ def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]
         Contender("kernel", "kernel, 3 rules"),
         Contender("kernel_rules", "kernel, 2 × 500 rules", rules=MANY),
         Contender("off", "kernel, 3 rules, attached, mode off", loaded=peer, mode="off", counted=True),
-        Contender("original", "original design (neigh/neigh)", loaded=original, programs=("request", "reply"), bypassed=True),
+        Contender(
+            "original", "original design (neigh/neigh)", loaded=original, programs=("request", "reply"), bypassed=True
+        ),
         Contender("neigh", "overlay, neigh/neigh", loaded=neigh, bypassed=True, counted=True),
         Contender("peer", "overlay, peer/neigh", loaded=peer, bypassed=True, counted=True),
-        Contender("peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, bypassed=True, counted=True),
+        Contender(
+            "peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, bypassed=True, counted=True
+        ),
     ]
 
 
@@ -57,7 +62,9 @@ def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]
 def _program() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="ovl-xbench-") as folder:
         path = f"{folder}/rr"
-        done = subprocess.run(["gcc", "-O2", "-o", path, str(HERE / "rr.c")], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["gcc", "-O2", "-o", path, str(HERE / "rr.c")], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise BenchError(f"gcc: {done.stderr.strip()}")
         yield path
@@ -71,12 +78,23 @@ def _round(contender: Contender, rr: str, trips: int, pace: Pace) -> tuple[float
         if loaded:
             if contender.counted:
                 topology.set_mode(loaded, contender.mode)
-            stack.enter_context(topology.attached(*(loaded.programs[name] for name in contender.programs)))
+            stack.enter_context(topology.attached(*(loaded.programs[name] for name in contender.programs), tcx=contender.tcx))
         before = loaded.counters() if loaded and contender.counted else {}
         address = topology.DIRECT_WORKLOAD if contender.direct else topology.WORKLOAD_IPV4
-        command = [rr, topology.CLIENT, topology.WORKLOAD, address, str(topology.PORT), str(CPU), str(WARM_UP), str(trips)]
+        command = [
+            rr,
+            topology.CLIENT,
+            topology.WORKLOAD,
+            address,
+            str(topology.PORT),
+            str(CPU),
+            str(WARM_UP),
+            str(trips),
+        ]
         worst = pace.now()
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout and process.stdin and process.stderr
             answer = process.stdout.readline().split()
             worst = max(worst, pace.now())

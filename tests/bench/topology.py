@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils import _layout
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
 
@@ -108,22 +109,36 @@ def network() -> Iterator[None]:
 # -- the packet filter ------------------------------------------------------------------------------------------------
 
 
-def _rules(chain: str, hook: str, count: int, last: tuple[str, ...]) -> str:
-    # None of them matches: what is measured is walking past them.
-    many = [f"ip saddr 203.0.113.{i % 256} drop" for i in range(count)]
-    return f"chain {chain} {{ type filter hook {hook};\n" + "\n".join([*many, *last]) + "\n}\n"
-
-
 def filter_packets(many: int) -> None:
-    """What a Kubernetes node has: three rules that need conntrack; before them ``many`` in prerouting and in forward."""
-    text = (
-        "flush ruleset\ntable ip bench {\n"
-        + _rules("before", "prerouting priority mangle; policy accept", many, ())
-        + _rules("forward", "forward priority filter; policy accept", many,
-                 ("ct state invalid counter drop", "ct state established,related accept"))
-        + "chain after { type nat hook postrouting priority srcnat;\n"
-        + f'ip saddr 10.244.1.0/24 ip daddr != 10.244.0.0/16 oifname "{UPLINK}" masquerade\n}}\n}}\n'
-    )  # fmt: skip
+    """What a node of the lab has (tests/lab/filterrules.py): three rules in forward, translation of a node port and
+    masquerade. ``many``: how many more there are in prerouting and as many in forward, which every packet walks past.
+    """
+    walked_past = "\n".join(f"ip saddr 203.0.113.{i % 256} drop" for i in range(many))
+    text = f"""
+        flush ruleset
+        table ip many {{
+            chain prerouting {{ type filter hook prerouting priority mangle; policy accept; {walked_past}
+            }}
+            chain forward {{ type filter hook forward priority mangle; policy accept; {walked_past}
+            }}
+        }}
+        {"" if many else "delete table ip many"}
+        table inet bench {{
+            chain forward {{
+                type filter hook forward priority filter; policy accept;
+                ct state invalid counter drop
+                ct state established,related counter accept
+                ct state new counter accept
+            }}
+            chain prerouting {{
+                type nat hook prerouting priority dstnat; policy accept;
+                meta nfproto ipv4 fib daddr type local tcp dport 30080 counter dnat ip to {WORKLOAD_IPV4}:{PORT}
+            }}
+            chain postrouting {{
+                type nat hook postrouting priority srcnat; policy accept;
+                ip saddr 10.244.1.0/24 ip daddr != 10.244.0.0/16 oifname "{UPLINK}" counter masquerade
+            }}
+        }}"""
     done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"nft: {done.stderr.strip()}")
@@ -147,8 +162,19 @@ def ifindexes() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def attached(from_uplink: int, from_workload: int) -> Iterator[None]:
-    """The two programs at TC ingress, by clsact, as ``tc_bpf_attach`` does it."""
+def attached(from_uplink: int, from_workload: int, tcx: bool = False) -> Iterator[None]:
+    """The two programs at TC ingress, by clsact unless ``tcx``, as ``tc_bpf_attach`` does it."""
+    if tcx:
+        links = [
+            bpf.link_create_tcx(program, ifindex, bpf.ATTACH_TCX_INGRESS)
+            for ifindex, program in zip(ifindexes(), (from_uplink, from_workload))
+        ]
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
+        return
     with TrafficControl() as traffic_control:
         for ifindex, program in zip(ifindexes(), (from_uplink, from_workload)):
             traffic_control.add_clsact(ifindex)

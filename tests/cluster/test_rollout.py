@@ -30,7 +30,7 @@ class Story:
 
 
 def put_foreign_filters(node: Node) -> None:
-    """A clsact qdisc of somebody else on the uplink with a filter at our priority's neighbour, and one on a workload."""
+    """Somebody else's clsact qdisc with a filter on the uplink, and one without on a workload's interface."""
     workload = node.workloads[1].host_interface
     for interface in (node.uplink, workload):
         node.host_run(["tc", "qdisc", "add", "dev", interface, "clsact"])
@@ -96,7 +96,8 @@ def test_second_run_changes_nothing_and_compiles_nothing(story: Story) -> None:
     assert {node.name: state.program_ids(node) for node in story.lab.nodes.values()} == programs
 
 
-def test_dry_run_of_the_second_run_predicts_nothing(story: Story) -> None:
+@pytest.mark.usefixtures("story")
+def test_dry_run_of_the_second_run_predicts_nothing() -> None:
     assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()
 
 
@@ -107,7 +108,8 @@ def test_foreign_filters_are_untouched_while_the_overlay_is_on(story: Story) -> 
         assert set(story.before[node.name].qdiscs) <= set(seen.qdiscs)
 
 
-def test_status_lists_what_runs_where(story: Story) -> None:
+@pytest.mark.usefixtures("story")
+def test_status_lists_what_runs_where() -> None:
     shown = play.playbook("playbooks/status.yml").succeeded()
     assert shown.changes == set()
     for word in ("ovl-n1", "ovl-n3", "ens47f1", "from_uplink", "from_workload", "on"):
@@ -134,7 +136,8 @@ def test_rollback_leaves_what_was_there_before_and_nothing_else(story: Story) ->
     assert not request_is_bypassed(story.lab)
 
 
-def test_rolling_back_twice_is_harmless(story: Story) -> None:
+@pytest.mark.usefixtures("story")
+def test_rolling_back_twice_is_harmless() -> None:
     assert play.playbook("rollback.yml").succeeded().changes == set()
 
 

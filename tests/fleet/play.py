@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVENTORY = ROOT / "tests/lab/run/inventory.yml"
 _BIN = Path(sys.executable).parent
+
+
+TIMEOUT = 900  # seconds
+
+# Called with every line of output.
+Follow = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,9 @@ class Run:
         return self
 
 
-def playbook(name: str, *options: str, variables: Mapping[str, Any] | None = None, timeout: float = 600) -> Run:
+def playbook(name: str, *options: str, variables: Mapping[str, Any] | None = None, follow: Follow | None = None) -> Run:
     """``ansible-playbook name`` from the clone, on the lab's inventory."""
-    return run(_BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, timeout=timeout)
+    return run(_BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, follow=follow)
 
 
 def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:
@@ -70,8 +77,11 @@ def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *op
     return done.results[-1]
 
 
-def run(*command: str | Path, variables: Mapping[str, Any] | None = None, timeout: float = 600) -> Run:
-    """A command of Ansible, in the clone's folder, with every result recorded."""
+def run(*command: str | Path, variables: Mapping[str, Any] | None = None, follow: Follow | None = None) -> Run:
+    """A command of Ansible, in the clone's folder, with every result recorded.
+
+    ``follow`` gets every line as it comes. The run is killed after TIMEOUT seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="ovl-play-") as folder:
         record = Path(folder) / "record"
         extra: list[str] = []
@@ -88,9 +98,18 @@ def run(*command: str | Path, variables: Mapping[str, Any] | None = None, timeou
             "OVERLAY_RECORD": str(record),
             "PYTHONPATH": "",
         }
-        done = subprocess.run(
+        with subprocess.Popen(
             [*map(str, command), *extra], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout, check=False,
-        )  # fmt: skip
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            watchdog = threading.Timer(TIMEOUT, process.kill)
+            watchdog.start()
+            output = []
+            for line in process.stdout:
+                output.append(line)
+                if follow:
+                    follow(line.rstrip())
+            watchdog.cancel()
         lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-        return Run(done.returncode, done.stdout, [Result(**json.loads(line)) for line in lines])
+        return Run(process.returncode, "".join(output), [Result(**json.loads(line)) for line in lines])

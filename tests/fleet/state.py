@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everything on a node that the overlay could change, read from outside with the kernel's and the machine's own tools."""
+"""Everything on a node that the overlay could change, read from outside with the machine's own tools."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall
 from lab.api import Node
 
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+
 # Written by connecting and running anything at all, by time passing, or by the kernel.
-_NOISE = re.compile(r"^/(proc|sys|dev|tmp|root/\.ansible|var/log|var/tmp|run/(sshd|motd|utmp))|/__pycache__/|/home/.*/\.ansible")
+_NOISE = re.compile(
+    r"^/(proc|sys|dev|tmp|root/\.ansible|var/log|var/tmp|run/(sshd|motd|utmp))|/__pycache__/|/home/.*/\.ansible"
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,16 @@ def _walk(kind: str) -> set[str]:
     return found
 
 
+def counted(node: Node) -> dict[str, int]:
+    """Packets by ``direction.reason``, read from the node's own map; empty where no datapath is loaded."""
+    path = f"/proc/{node.pid}/root{PIN_DIR}/stats"
+    key, value = (Codec(schema, what) for schema, what in zip(SCHEMAS["stats"], ("key", "value")))
+    with opened(path) as found:
+        entries = found.read(value.total) if found else {}
+        return {key.decode(raw): value.decode(data)["packets"] for raw, data in entries.items()}
+
+
 def program_ids(node: Node) -> dict[str, int]:
     """Name -> id of the programs that run as our filters on a node."""
     text = "\n".join(observe(node).filters)
     return {f"{name} {number}": int(number) for name, number in re.findall(r"(ebpf\.overlay:\w+).*? id (\d+)", text)}
-
-

@@ -24,7 +24,7 @@ def main(channel: int, source: str, flags: list[str]) -> None:
     bundle = _source.read_bundle(source)
     programs = PROGRAMS if os.path.basename(source) == "overlay.c" else (os.path.basename(source)[:-2],)
     compiled = _bpf.compile_source(_source.flatten(bundle), bundle.main, flags, programs)
-    fresh = {name: _plan_object.CREATE for name in compiled.tables}
+    fresh = dict.fromkeys(compiled.tables, _plan_object.CREATE)
     loaded = _bpf.load(compiled, fresh, "", bundle.main).descriptors
     with socket.socket(fileno=channel) as stream:
         text = json.dumps({"names": list(loaded), "compiler": "".join(said)}).encode()

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
-
 from prog import datapath, network
 from prog.datapath import NEIGH, Datapath, Object
 from prog.network import Interface
 
 # As on a current kernel, and toward the workload by neigh.
-DEFAULT = {"OVERLAY_CHECK_MTU": 1, "OVERLAY_REDIRECT": NEIGH}
+DEFAULT: dict[str, Any] = {"OVERLAY_CHECK_MTU": 1, "OVERLAY_REDIRECT": NEIGH}
 SOAK = bool(os.environ.get("OVERLAY_SOAK"))
 
 
@@ -38,7 +38,7 @@ def build() -> Iterator[Callable[..., Object]]:
     """Compiles each choice of settings once."""
     built: dict[tuple[tuple[str, object], ...], Object] = {}
 
-    def one(**defines: object) -> Object:
+    def one(**defines: Any) -> Object:
         key = tuple(sorted(defines.items()))
         if key not in built:
             built[key] = datapath.build(**defines)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import ansible
+from prog.network import Interface
+
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import object_info
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
-
-from prog.network import Interface
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / "roles/node/files/bpf/overlay.c"

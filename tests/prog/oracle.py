@@ -135,6 +135,8 @@ def _tcp(
 
 
 def _icmp(packet: bytes, header: int, length: int, inbound: bool, ethertype: int, destination: Address) -> Tuple:
+    source: Address
+    target: Address
     quoted_header = header  # of the same family, without options
     whole = header + 8 + quoted_header + 4
     if not inbound or len(packet) < whole:
@@ -167,11 +169,7 @@ def _first(one: Tuple, inbound: bool, interface: str, size: int, flows: Mapping[
     if not inbound and home != interface:
         raise Stays("spoofed")
     known = flows.get(one)
-    if (
-        known
-        and known.state in ("opening", "answered")
-        and known.opened_by == ("uplink" if inbound else "workload")
-    ):
+    if known and known.state in ("opening", "answered") and known.opened_by == ("uplink" if inbound else "workload"):
         raise Stays("first_packet_repeated")
     if (one.workload_port if inbound else one.remote_port) != SERVICE:
         raise Stays("not_service")

@@ -35,12 +35,12 @@ def ethernet(payload: bytes, ethertype: int, destination: str = "00:00:00:00:00:
 
 def ipv4(
     source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64, fragment: int = 0x4000,
-    options: bytes = b"", length: int | None = None, tos: int = 0,
+    options: bytes = b"", length: int | None = None, identification: int = 0x1234,
 ) -> bytes:  # fmt: skip
     """``fragment``: flags and offset as in the header; the default is "don't fragment"."""
     words = 5 + len(options) // 4
     length = 4 * words + len(payload) if length is None else length
-    head = struct.pack("!BBHHHBBH4s4s", 0x40 | words, tos, length, 0x1234, fragment, ttl, protocol, 0,
+    head = struct.pack("!BBHHHBBH4s4s", 0x40 | words, 0, length, identification, fragment, ttl, protocol, 0,
                        packed(source), packed(destination)) + options  # fmt: skip
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 

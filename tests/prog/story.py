@@ -48,9 +48,7 @@ class Connection:
 
     # What the end that opens it sends, and what the other one answers, through the right program.
 
-    def opener(
-        self, overlay: Datapath, flags: int, payload: bytes = b"", *, gso_size: int = 0, **more: Any
-    ) -> Result:
+    def opener(self, overlay: Datapath, flags: int, payload: bytes = b"", *, gso_size: int = 0, **more: Any) -> Result:
         if self.server:
             return overlay.uplink(self.inbound(flags, payload, **more), gso_size=gso_size)
         return overlay.workload(self.outbound(flags, payload, **more), gso_size=gso_size)

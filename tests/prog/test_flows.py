@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-
 from prog.datapath import Datapath
 from prog.packets import ACK, FIN, PSH, RST, SYN, icmp_error
 from prog.story import BOTH, IPV4, Connection, expect_pass, expect_redirect

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-
 from prog import packets
 from prog.conftest import DEFAULT, SOAK
 from prog.datapath import Datapath, Object, fill

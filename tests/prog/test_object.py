@@ -9,17 +9,17 @@ import struct
 from collections.abc import Callable, Mapping
 
 import pytest
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, LABELS, REASONS
-
 from prog import datapath
 from prog.conftest import DEFAULT
 from prog.datapath import NEIGH, PEER, PLAIN, ROOT, Datapath, Object
 from prog.network import Interface
 from prog.packets import ACK
 from prog.story import IPV4
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, LABELS, REASONS
 
 LIMIT = 4000
 
@@ -66,7 +66,9 @@ def test_the_lists_made_from_the_reasons_are_up_to_date() -> None:
     assert document.read_text() == generate["table"](document.read_text())
 
 
-def test_rule_4_a_confirmed_mode_reads_no_clock(build: Callable[..., Object], interfaces: Mapping[str, Interface]) -> None:
+def test_rule_4_a_confirmed_mode_reads_no_clock(
+    build: Callable[..., Object], interfaces: Mapping[str, Interface]
+) -> None:
     """By its cost: the clock is some 37 ns of a hit's 50, so that a hit with a lease must be slower."""
     overlay = Datapath(build(**DEFAULT), interfaces)
     datapath.fill(overlay)

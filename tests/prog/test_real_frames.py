@@ -8,12 +8,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-
 from prog import packets
 from prog.datapath import Datapath
 from prog.packets import ACK, SYN
 from prog.story import BOTH, Connection
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 
 
 @pytest.fixture

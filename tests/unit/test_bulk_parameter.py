@@ -15,7 +15,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bulk_paramete
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import set_aside
 
 short = st.text(max_size=3)
-scalars = st.one_of(st.integers(), st.text("{}[], \"\\:a\n", max_size=8), st.booleans(), st.none())
+scalars = st.one_of(st.integers(), st.text('{}[], "\\:a\n', max_size=8), st.booleans(), st.none())
 items = st.dictionaries(short, scalars | st.dictionaries(short, scalars, max_size=3), max_size=3)
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(short, inner, max_size=2))
 

@@ -148,7 +148,7 @@ def test_a_service_that_cannot_be_accelerated_is_refused(service: dict[str, Any]
 
 
 def test_services_are_sorted_and_listed_once() -> None:
-    services = [{"port": "9090"}, {"port": 80}, {"protocol": "TCP", "port": 9090}]
+    services: list[dict[str, Any]] = [{"port": "9090"}, {"port": 80}, {"protocol": "TCP", "port": 9090}]
     assert _topology.service_entries(services) == [{"key": 80, "value": 1}, {"key": 9090, "value": 1}]
 
 

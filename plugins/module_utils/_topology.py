@@ -62,7 +62,14 @@ def find_uplinks(
     """The interfaces that match ``globs``; without globs, those of the default routes.
 
     Returns ``name, ifindex, mac, mtu`` (bytes), ``addresses`` (with prefix length), ``gateways``, sorted by name.
+    Raises :class:`OverlayError` for a name in ``globs`` that is no interface.
     """
+    there = {interface["name"] for interface in interfaces}
+    for name in globs:
+        if not any(character in name for character in "*?[") and name not in there:
+            raise OverlayError(
+                "find the uplinks", name, "there is no such interface", "Correct overlay_uplinks for this node."
+            )
     defaults = [route for route in routes if ipaddress.ip_network(route["prefix"], strict=False).prefixlen == 0]
     names = {route["interface"] for route in defaults}
     found = []

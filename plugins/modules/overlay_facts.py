@@ -120,6 +120,11 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
     routes = _links.routes(command)
     workloads = _topology.find_workloads(interfaces, routes, _links.neighbours(command), workload_globs)
     uplinks = _topology.find_uplinks(interfaces, routes, globs, workload_globs)
+    if not workloads:
+        module.warn(
+            f"No workload found: no host route leads to an interface that matches {', '.join(workload_globs)}. "
+            "That is right for a node without workloads; otherwise correct workload_interfaces."
+        )
     carriers = {workload["interface"] for workload in workloads}
     control = read_control(PIN_DIR)
     version = _kernel.stable_version(platform.release(), platform.version())

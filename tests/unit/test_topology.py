@@ -82,6 +82,13 @@ def test_uplinks_are_those_of_the_default_routes_or_the_given_ones() -> None:
     assert _topology.find_uplinks(links, routes, ["*"], ["cali*"])[-1]["name"] != "cali1"
 
 
+def test_an_uplink_that_does_not_exist_is_refused_and_a_glob_without_match_is_not() -> None:
+    links = [interface("eth0", 2, "192.0.2.1/24")]
+    with pytest.raises(OverlayError, match="find the uplinks: eth7"):
+        _topology.find_uplinks(links, [], ["eth7"], ["cali*"])
+    assert _topology.find_uplinks(links, [], ["ens*"], ["cali*"]) == []
+
+
 def test_peers_are_the_other_nodes_and_what_is_routed_through_them() -> None:
     facts = cluster()
     planned = _topology.plan_node("n1", facts["n1"], _topology.build_picture(facts), SERVICES)

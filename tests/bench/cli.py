@@ -21,6 +21,7 @@ REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
 # Figure -> (title, factor, unit, bar or None, how it compares).
 BARS = {
     "rr.overhead_removed.peer": ("overhead removed, overlay with peer", 100, "%", 0.75, ">="),
+    "rr.overhead_removed.peer_tcx": ("overhead removed, overlay with peer through TCX", 100, "%", None, ""),
     "rr.overhead_removed.neigh": ("overhead removed, overlay with neigh", 100, "%", None, ""),
     "rr.overhead_removed.original": ("overhead removed, original design", 100, "%", None, ""),
     "rr.rules_p50_change": ("2 × 500 rules: change of the overlay's p50", 100, "%", 0.03, "<"),
@@ -34,7 +35,7 @@ BARS = {
 
 
 def _measure(quick: bool) -> dict[str, Any]:
-    rounds, trips, limit = (3, 3000, 20) if quick else (11, 4000, 180)
+    rounds, slices, limit = (3, 6, 20) if quick else (11, 12, 180)
     settings = {"OVERLAY_CHECK_MTU": 1}
     peer = objects.overlay(OVERLAY_REDIRECT=REDIRECT_PEER, **settings)
     neigh = objects.overlay(OVERLAY_REDIRECT=REDIRECT_NEIGH, **settings)
@@ -47,8 +48,8 @@ def _measure(quick: bool) -> dict[str, Any]:
         with roundtrip.pinned():
             costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), steady, 10 if quick else 60)
             everyone = roundtrip.contenders(original, neigh, peer)
-            trips_found = roundtrip.measure(everyone, steady, rounds, trips, limit)
-    figures = {**roundtrip.figures(trips_found, rounds), **program_cost.figures(costs)}
+            round_trips = roundtrip.measure(everyone, rounds, slices, limit)
+    figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs)}
     figures |= {
         f"prog.verified_instructions.{name}": objects.verified_instructions(fd) for name, fd in peer.programs.items()
     }
@@ -58,10 +59,10 @@ def _measure(quick: bool) -> dict[str, Any]:
             "machine": {"kernel": platform.release(), "processor": _processor(), "processors": os.cpu_count()},
             "quick": quick,
             "rr": {
-                "title": "one byte there and back: of each round the pace and the p50, ns",
-                "trips": trips, "best_pace": roundtrip.best_pace(trips_found), "within": pace.BEST,
+                "title": "one byte there and back: of each round, of each slice, the pace and the p50, ns",
+                "trips": roundtrip.TRIPS, "best_pace": roundtrip.best_pace(round_trips), "within": pace.BEST,
                 "titles": {contender.name: contender.title for contender in everyone},
-                "rounds": trips_found,
+                "rounds": round_trips,
             },
             "prog": {"title": "cost of a program: of each turn the pace and the cost of one run, ns", "turns": costs},
         },
@@ -80,14 +81,14 @@ def _table(result: dict[str, Any]) -> str:
     lines = [f"{'one byte there and back':45} p50 µs  above the floor   undisturbed rounds"]
     for name, title in runs["titles"].items():
         p50 = figures[f"rr.p50_us.{name}"]
-        still = len(pace.undisturbed(runs["rounds"][name], runs["best_pace"]))
-        lines.append(
-            f"  {title:43} {p50:6.2f} {p50 - figures['rr.p50_us.direct']:12.2f} {still:9} of {len(runs['rounds'][name])}"
-        )
+        still = len(roundtrip.p50s(runs["rounds"][name], runs["best_pace"]))
+        above = p50 - figures["rr.p50_us.direct"]
+        lines.append(f"  {title:43} {p50:6.2f} {above:12.2f} {still:9} of {len(runs['rounds'][name])}")
     lines.append(f"\n{'program, ns above an empty one':45}   in    out")
     for title, name in (
-        ("original design, hit", "original"), ("overlay neigh, IPv4 hit", "neigh.hit"), ("overlay peer, IPv4 hit", "peer.hit"),
-        ("overlay peer, IPv6 hit", "peer.hit6"), ("overlay, UDP", "miss.udp"), ("overlay, other port", "miss.tcp"),
+        ("original design, hit", "original"), ("overlay neigh, IPv4 hit", "neigh.hit"),
+        ("overlay peer, IPv4 hit", "peer.hit"), ("overlay peer, IPv6 hit", "peer.hit6"),
+        ("overlay, UDP", "miss.udp"), ("overlay, other port", "miss.tcp"),
         ("overlay, IPv6 UDP", "miss.udp6"), ("overlay, IPv6 other port", "miss.tcp6"),
     ):  # fmt: skip
         lines.append(f"  {title:43} {figures[f'prog.{name}.in_ns']:5.1f}  {figures[f'prog.{name}.out_ns']:5.1f}")

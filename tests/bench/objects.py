@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ansible
+
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf, _bpf_call, _codec, _layout
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 

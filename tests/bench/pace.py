@@ -2,13 +2,14 @@
 """Which measurements were taken while the processor ran at its best pace.
 
 In a virtual machine, whoever shares the core makes everything a quarter slower, for milliseconds or for minutes. So a
-fixed piece of work is timed just before and just after each measurement; measurements with a slow neighbour are set
+fixed piece of work is timed just before and just after each short measurement; those with a slow neighbour are set
 aside, by the pace and never by their own value.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
@@ -32,12 +33,18 @@ class Pace:
         return statistics.fmean(took[_CALLS // 4 : _CALLS - _CALLS // 4])
 
 
-def undisturbed(samples: list[tuple[float, Value]], best: float) -> list[Value]:
+def undisturbed(samples: Sequence[tuple[float, Value]], best: float) -> list[Value]:
     """The values of the samples (pace, value) that were taken at the ``best`` pace."""
     return [value for pace, value in samples if pace <= best * BEST]
 
 
-def chosen(samples: list[tuple[float, Value]], best: float, count: int) -> list[Value]:
+def chosen(samples: Sequence[tuple[float, Value]], best: float, count: int) -> list[Value]:
     """The undisturbed values; where there are not ``count`` of them, the ``count`` with the best pace."""
     values = undisturbed(samples, best)
     return values if len(values) >= count else [value for _, value in sorted(samples, key=lambda one: one[0])[:count]]
+
+
+def best(paces: Iterable[float]) -> float:
+    """A pace that the processor reaches again and again: the fastest hundredth is left out."""
+    ordered = sorted(paces)
+    return ordered[len(ordered) // 100]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import statistics
 import struct
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 
 from . import topology
 from .objects import BenchError, Loaded
-from .pace import Pace, chosen
+from .pace import Pace, best, chosen
 from .packets import ACK, SYN, tcp, udp
 
 # All rounds of one call work on the same packet, whose TTL goes down from 255: so a call is short, and there are many.
@@ -142,8 +141,8 @@ def measure(everyone: list[Case], pace: Pace, rounds: int) -> Samples:
 
 def figures(found: Samples) -> dict[str, float]:
     """Nanoseconds above the empty program, from undisturbed turns."""
-    best = min(pace for samples in found.values() for pace, _ in samples)
-    took = {name: statistics.median(chosen(samples, best, 5)) for name, samples in found.items()}
+    pace = best(pace for samples in found.values() for pace, _ in samples)
+    took = {name: statistics.median(chosen(samples, pace, 5)) for name, samples in found.items()}
     net = {name: value - took["empty"] for name, value in took.items() if name != "empty"}
     result = {f"prog.{name}_ns": value for name, value in net.items()}
     result["prog.empty_ns"] = took["empty"]

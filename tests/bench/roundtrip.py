@@ -15,14 +15,16 @@ from dataclasses import dataclass
 
 from . import topology
 from .objects import HERE, BenchError, Loaded
-from .pace import Pace, chosen, undisturbed
+from .pace import best, chosen, undisturbed
 
 MANY = 500
 WARM_UP = 500
+TRIPS = 400  # of a slice: some six milliseconds, in which the pace seldom changes
 CPU = max(os.sched_getaffinity(0))
 
-# Contender -> (pace, p50 in ns) of every round.
-Samples = dict[str, list[tuple[float, int]]]
+# The pace and the p50 (ns) of every slice of a round; contender -> rounds.
+Round = list[tuple[float, int]]
+Samples = dict[str, list[Round]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]
         ),
         Contender("neigh", "overlay, neigh/neigh", loaded=neigh, bypassed=True, counted=True),
         Contender("peer", "overlay, peer/neigh", loaded=peer, bypassed=True, counted=True),
+        Contender("peer_tcx", "overlay, peer/neigh, through TCX", loaded=peer, bypassed=True, counted=True, tcx=True),
         Contender(
             "peer_rules", "overlay, peer/neigh, 2 × 500 rules", loaded=peer, rules=MANY, bypassed=True, counted=True
         ),
@@ -70,58 +73,63 @@ def _program() -> Iterator[str]:
         yield path
 
 
-def _round(contender: Contender, rr: str, trips: int, pace: Pace) -> tuple[float, int]:
-    """(pace, p50 in nanoseconds). Raises BenchError when the packets did not go the way that this contender stands for."""
+def _round(contender: Contender, rr: str, slices: int) -> Round:
+    """Raises BenchError when the packets did not go the way that this contender stands for."""
     loaded = contender.loaded
     with contextlib.ExitStack() as stack:
         topology.filter_packets(contender.rules)
         if loaded:
             if contender.counted:
                 topology.set_mode(loaded, contender.mode)
-            stack.enter_context(topology.attached(*(loaded.programs[name] for name in contender.programs), tcx=contender.tcx))
+            request, reply = (loaded.programs[name] for name in contender.programs)
+            stack.enter_context(topology.attached(request, reply, tcx=contender.tcx))
         before = loaded.counters() if loaded and contender.counted else {}
         address = topology.DIRECT_WORKLOAD if contender.direct else topology.WORKLOAD_IPV4
-        command = [
-            rr,
-            topology.CLIENT,
-            topology.WORKLOAD,
-            address,
-            str(topology.PORT),
-            str(CPU),
-            str(WARM_UP),
-            str(trips),
-        ]
-        worst = pace.now()
+        numbers = map(str, (topology.PORT, CPU, WARM_UP, slices, TRIPS))
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout and process.stdin and process.stderr
-            answer = process.stdout.readline().split()
-            worst = max(worst, pace.now())
-            if not answer:
-                raise BenchError(f"{contender.title}: {process.stderr.read().strip()}")
-            known = topology.tracked(int(answer[4]))
+            [rr, topology.CLIENT, topology.WORKLOAD, address, *numbers],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout
+            assert process.stdin
+            assert process.stderr
+            lines: list[str] = []
+            while not lines or lines[-1] != "done\n":
+                lines.append(process.stdout.readline())
+                if not lines[-1]:
+                    raise BenchError(f"{contender.title}: {process.stderr.read().strip()}")
+            known = topology.tracked(int(lines[0]))
             after = loaded.counters() if loaded and contender.counted else {}
             process.stdin.close()
-    counted = {label: after[label] - before[label] for label in after if after[label] != before[label]}
+    _check(contender, slices * TRIPS + WARM_UP, known, {label: after[label] - before[label] for label in after})
+    return [(float(pace), int(p50)) for pace, p50 in map(str.split, lines[1:-1])]
+
+
+def _check(contender: Contender, trips: int, known: bool, packets: dict[str, int]) -> None:
+    counted = {label: count for label, count in packets.items() if count}
     if not contender.direct and known == contender.bypassed:
         does = "knows" if known else "does not know"
         raise BenchError(f"{contender.title}: conntrack {does} the connection; the counters say {counted or 'nothing'}")
-    if contender.counted:
-        expected = trips + WARM_UP if contender.bypassed else 0
-        for label in ("uplink.to_workload", "workload.to_uplink"):
-            redirected = counted.get(label, 0)
-            # Besides the bytes there are the handshake and a few acknowledgements, and never less.
-            if not expected <= redirected <= expected * 2 + 10 * bool(expected):
-                raise BenchError(f"{contender.title}: {counted}, {expected} packets each way expected")
-    return worst, int(answer[0])
+    if not contender.counted:
+        return
+    # Besides the bytes there are the handshake and a few acknowledgements, and never less.
+    least, most = (trips, trips * 2 + 10) if contender.bypassed else (0, 0)
+    for label in ("uplink.to_workload", "workload.to_uplink"):
+        if not least <= packets[label] <= most:
+            raise BenchError(f"{contender.title}: {counted}, {least} packets each way expected")
 
 
 def best_pace(found: Samples) -> float:
-    return min(pace for samples in found.values() for pace, _ in samples)
+    return best(pace for rounds in found.values() for slices in rounds for pace, _ in slices)
 
 
-def measure(everyone: list[Contender], pace: Pace, rounds: int, trips: int, limit: float) -> Samples:
+def p50s(rounds: list[Round], pace: float) -> list[float]:
+    """The p50 of each round that has enough undisturbed slices: their median."""
+    kept = [undisturbed(slices, pace) for slices in rounds]
+    return [statistics.median(good) for good, slices in zip(kept, rounds) if len(good) * 4 >= len(slices)]
+
+
+def measure(everyone: list[Contender], rounds: int, slices: int, limit: float) -> Samples:
     """As many rounds as it takes for ``rounds`` undisturbed ones of each, or until ``limit`` seconds have passed."""
     found: Samples = {contender.name: [] for contender in everyone}
     end = time.monotonic() + limit
@@ -129,9 +137,9 @@ def measure(everyone: list[Contender], pace: Pace, rounds: int, trips: int, limi
         while True:
             # In a new order each time, so that nobody always follows the same neighbour.
             for contender in random.sample(everyone, len(everyone)):
-                found[contender.name].append(_round(contender, rr, trips, pace))
-            best = best_pace(found)
-            if min(len(undisturbed(samples, best)) for samples in found.values()) >= rounds:
+                found[contender.name].append(_round(contender, rr, slices))
+            pace = best_pace(found)
+            if min(len(p50s(done, pace)) for done in found.values()) >= rounds:
                 return found
             if len(found[everyone[0].name]) >= rounds and time.monotonic() > end:
                 return found
@@ -139,7 +147,7 @@ def measure(everyone: list[Contender], pace: Pace, rounds: int, trips: int, limi
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """On the processor on which the round trips run: the pace is that of the caller's."""
+    """The caller on the processor on which the round trips run."""
     home = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CPU})
     try:
@@ -148,13 +156,22 @@ def pinned() -> Iterator[None]:
         os.sched_setaffinity(0, home)
 
 
-def figures(found: Samples, rounds: int) -> dict[str, float]:
-    """From the undisturbed rounds of each contender."""
-    best = best_pace(found)
-    p50 = {name: statistics.median(chosen(samples, best, rounds)) for name, samples in found.items()}
+def medians(found: Samples) -> dict[str, float]:
+    """Contender -> median over the rounds of their p50, ns; on a machine that is never quiet, of the best slices."""
+    pace = best_pace(found)
+    result = {}
+    for name, rounds in found.items():
+        every_slice = [one for slices in rounds for one in slices]
+        few = max(len(every_slice) // 10, 1)
+        result[name] = statistics.median(p50s(rounds, pace) or chosen(every_slice, pace, few))
+    return result
+
+
+def figures(found: Samples) -> dict[str, float]:
+    p50 = medians(found)
     overhead = p50["kernel"] - p50["direct"]
     result = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
-    for name in ("peer", "neigh", "original"):
+    for name in ("peer", "peer_tcx", "neigh", "original"):
         result[f"rr.overhead_removed.{name}"] = (p50["kernel"] - p50[name]) / overhead
     result["rr.rules_p50_change"] = p50["peer_rules"] / p50["peer"] - 1
     result["rr.kernel_rules_p50_change"] = p50["kernel_rules"] / p50["kernel"] - 1

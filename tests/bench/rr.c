@@ -2,10 +2,12 @@
 /*
  * One-byte request/response over TCP between two network namespaces, both ends on one processor.
  *
- *   rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP COUNT
+ *   rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS
  *
  * Both ends share a processor, so that waking up another one (which in a virtual machine costs more than the whole
- * path under test, and varies) is no part of the figure. Prints nanoseconds: p50 p90 p99 mean, and the client's port.
+ * path under test, and varies) is no part of the figure. Prints the client's port, then for each slice of TRIPS round
+ * trips two numbers in nanoseconds: how long a system call took around it (the pace of the processor at that time, the
+ * slower one of before and after), and the median round trip.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,6 +21,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -83,6 +86,17 @@ static unsigned long long now(void)
 	return time.tv_sec * 1000000000ULL + time.tv_nsec;
 }
 
+/* A fixed piece of work in the kernel: ns per call. */
+static unsigned pace(void)
+{
+	enum { CALLS = 400 };
+	unsigned long long start = now();
+
+	for (int i = 0; i < CALLS; i++)
+		syscall(SYS_getppid);
+	return (now() - start) * 100 / CALLS;
+}
+
 static void round_trip(int fd)
 {
 	char byte = 'x';
@@ -97,29 +111,26 @@ int main(int argc, char **argv)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET}, own;
 	socklen_t length = sizeof(own);
-	int listener, fd, warmup, count, status;
-	unsigned long long sum = 0, start, end;
+	int listener, fd, warmup, slices, trips, status;
+	unsigned long long start, end;
+	unsigned before, after;
 	unsigned *took;
 	cpu_set_t cpus;
 	pid_t server;
 
-	if (argc != 8 || inet_pton(AF_INET, argv[3], &address.sin_addr) != 1) {
-		fprintf(stderr, "usage: rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP COUNT\n");
+	if (argc != 9 || inet_pton(AF_INET, argv[3], &address.sin_addr) != 1) {
+		fprintf(stderr, "usage: rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS\n");
 		return 2;
 	}
 	address.sin_port = htons(atoi(argv[4]));
 	warmup = atoi(argv[6]);
-	count = atoi(argv[7]);
-	took = calloc(count, sizeof(*took));
+	slices = atoi(argv[7]);
+	trips = atoi(argv[8]);
+	took = calloc(trips, sizeof(*took));
 	CPU_ZERO(&cpus);
 	CPU_SET(atoi(argv[5]), &cpus);
 	if (!took || sched_setaffinity(0, sizeof(cpus), &cpus))
 		fail("set-up");
-	if (getenv("RR_FIFO")) {
-		struct sched_param priority = {.sched_priority = 1};
-		if (sched_setscheduler(0, SCHED_FIFO, &priority))
-			fail("sched_setscheduler");
-	}
 
 	enter(argv[2]);
 	listener = stream_socket();
@@ -143,17 +154,22 @@ int main(int argc, char **argv)
 		fail("getsockname");
 	for (int i = 0; i < warmup; i++)
 		round_trip(fd);
-	start = now();
-	for (int i = 0; i < count; i++) {
-		round_trip(fd);
-		end = now();
-		took[i] = end - start;
-		sum += took[i];
-		start = end;
+	printf("%u\n", ntohs(own.sin_port));
+	before = pace();
+	for (int slice = 0; slice < slices; slice++) {
+		start = now();
+		for (int i = 0; i < trips; i++) {
+			round_trip(fd);
+			end = now();
+			took[i] = end - start;
+			start = end;
+		}
+		after = pace();
+		qsort(took, trips, sizeof(*took), ascending);
+		printf("%.2f %u\n", (before > after ? before : after) / 100.0, took[trips / 2]);
+		before = after;
 	}
-	qsort(took, count, sizeof(*took), ascending);
-	printf("%u %u %u %llu %u\n", took[count / 2], took[count * 9LL / 10], took[count * 99LL / 100], sum / count,
-	       ntohs(own.sin_port));
+	printf("done\n");
 	fflush(stdout);
 	/* The caller looks at the flow while the connection is open, and closes standard input when it is done. */
 	(void)!read(0, took, 1);

@@ -97,14 +97,17 @@ BOTH = (IPV4, IPV6)
 
 
 def forwarded(frame: bytes) -> bytes:
-    """What a router makes of it: TTL one less, the IPv4 header's checksum computed anew."""
+    """What a router makes of it: TTL one less, the IPv4 header's checksum right, or as wrong as it was."""
     head, packet = frame[:ETHERNET], bytearray(frame[ETHERNET:])
     if packet[0] >> 4 == 6:
         packet[7] -= 1
-    else:
-        packet[8] -= 1
-        packet[10:12] = b"\0\0"
-        packet[10:12] = checksum(bytes(packet[:20])).to_bytes(2, "big")
+        return head + bytes(packet)
+    was_right = checksum(bytes(packet[:20])) == 0
+    before = int.from_bytes(packet[10:12], "big")
+    packet[8] -= 1
+    packet[10:12] = b"\0\0"
+    after = checksum(bytes(packet[:20])) if was_right else (before + 0x0100) % 0xFFFF
+    packet[10:12] = after.to_bytes(2, "big")
     return head + bytes(packet)
 
 

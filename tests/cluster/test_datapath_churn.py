@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rule 7: interfaces that are deleted, reused or stripped of the overlay; a stale entry never blackholes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from fleet import frames
+from fleet.datapath import TALK_PORT, Cluster, bypassed, full
+from fleet.deployed import roll_out
+from fleet.traffic import Conversations, connection
+from lab.api import Endpoint, Node, Workload
+from lab.cluster import WORKLOAD_GATEWAY_IPV4, WORKLOAD_GATEWAY_IPV6, WORKLOAD_GATEWAY_MAC
+
+pytest_plugins = ["fleet.deployed"]
+
+ROUNDS = full(500, 20)
+
+
+def add_link(node: Node, name: str, index: int, inside: Endpoint, inner_name: str, mac: str) -> None:
+    """A veth with a given ifindex on the node."""
+    node.host_run(["ip", "link", "add", "name", name, "index", str(index), "address", WORKLOAD_GATEWAY_MAC,
+                   "type", "veth", "peer", "name", inner_name, "address", mac])  # fmt: skip
+    node.host_run(["ip", "link", "set", "dev", inner_name, "netns", inside.netns])
+    node.host_run(["ip", "link", "set", "dev", name, "up"])
+    inside.host_run(["ip", "link", "set", "dev", inner_name, "up"])
+
+
+def wire(node: Node, workload: Workload, index: int) -> None:
+    """As the lab wires a workload, with a given ifindex."""
+    host_side = workload.host_interface
+    add_link(node, host_side, index, workload, "eth0", workload.mac)
+    node.set_sysctls(
+        {
+            f"ipv4/conf/{host_side}/proxy_arp": 1,
+            f"ipv4/neigh/{host_side}/proxy_delay": 0,
+            f"ipv4/conf/{host_side}/rp_filter": 1,
+            f"ipv6/conf/{host_side}/proxy_ndp": 1,
+        }
+    )
+    inside = (
+        f"addr add {workload.ipv4}/32 dev eth0\naddr add {workload.ipv6}/128 dev eth0 nodad\n"
+        f"route add {WORKLOAD_GATEWAY_IPV4} dev eth0 scope link\nroute add default via {WORKLOAD_GATEWAY_IPV4} dev eth0\n"
+        f"route add ::/0 via {WORKLOAD_GATEWAY_IPV6} dev eth0\n"
+    )
+    workload.host_run(["ip", "-batch", "-"], stdin=inside)
+    outside = f"route add {workload.ipv4}/32 dev {host_side} scope link\nroute add {workload.ipv6}/128 dev {host_side}\n"
+    node.host_run(["ip", "-batch", "-"], stdin=outside)
+    # Neighbour discovery towards the gateway's link-local address, which the kernel makes from the MAC.
+    node.host_run(["ip", "-6", "addr", "replace", f"{WORKLOAD_GATEWAY_IPV6}/64", "dev", host_side, "nodad"])
+
+
+def test_no_packet_reaches_whoever_got_the_ifindex_of_a_workload_that_is_gone(cluster: Cluster) -> None:
+    """The map entries stay; the index goes to an interface of another workload and then back to the same one."""
+    lab = cluster.lab
+    node, client = lab.nodes[2], lab.nodes[1]
+    gone, other = lab.workload(2, 1), lab.workload(2, 2)
+    datapath = cluster.datapaths[2]
+    index = node.ifindex(gone.host_interface)
+    stray = 0
+    for number in range(ROUNDS):
+        address = gone.ipv4 if number % 2 else gone.ipv6
+        cluster.fresh()
+        datapath.clear("silent")
+        one, end = connection(client, gone, address, TALK_PORT)
+        one.send(b"x")
+        fast = len([key for key, _ in datapath.entries("flows") if key["remote_port"] == one.getsockname()[1]])
+        assert fast == (1 if number == 0 else 0)  # a recreated interface is on the kernel's path until the next run
+        with datapath.counted() as grown:
+            node.host_run(["ip", "link", "del", "dev", gone.host_interface])
+            one.send(b"to nobody")
+            attempt(client, address)
+        assert bypassed(grown) == 0, grown
+        add_link(node, "calistray", index, other, "eth9", "02:00:00:00:00:99")
+        with frames.caught(other, "eth9") as seen, datapath.counted() as grown:
+            one.send(b"to a stranger")
+            attempt(client, address)
+        stray += len(seen)
+        assert bypassed(grown) == 0, grown
+        node.host_run(["ip", "link", "del", "dev", "calistray"])
+        wire(node, gone, index)
+        assert node.ifindex(gone.host_interface) == index
+        answered_in(client, address, 1.5)
+        for socket in (one, end):
+            socket.close()
+    assert stray == 0
+    roll_out()
+    cluster.fresh()
+    with datapath.counted() as grown:
+        for address in (gone.ipv4, gone.ipv6):
+            client.http_get(address)
+    assert grown["uplink.to_workload"] >= 8
+    assert grown["workload.to_uplink"] >= 6
+
+
+def attempt(client: Endpoint, address: str) -> None:
+    with contextlib.suppress(OSError):
+        client.connect(address, 8080, 0.05).close()
+
+
+def answered_in(client: Endpoint, address: str, seconds: float) -> float:
+    began = time.monotonic()
+    assert client.http_get(address, timeout=seconds + 1)
+    taken = time.monotonic() - began
+    assert taken < seconds
+    return taken
+
+
+def test_a_workload_whose_qdisc_somebody_removed_is_reachable_after_one_retransmission(cluster: Cluster) -> None:
+    """Its replies take the kernel's path, where conntrack never saw the request."""
+    lab = cluster.lab
+    node, client, workload = lab.nodes[2], lab.nodes[1], lab.workload(2, 2)
+    answered_in(client, workload.ipv4, 0.5)
+    node.host_run(["tc", "qdisc", "del", "dev", workload.host_interface, "clsact"])
+    with cluster.datapaths[2].counted() as grown:
+        first = answered_in(client, workload.ipv4, 2.5)  # the first retransmission of a SYN comes after one second
+    assert grown["uplink.first_packet_repeated"] == 1
+    later = [answered_in(client, workload.ipv4, 0.5) for _ in range(10)]
+    print(f"the first request took {first:.2f} s, later ones {max(later):.3f} s at most")
+    with Conversations(pause=0.02) as live:
+        live.open(client, workload, TALK_PORT)
+        time.sleep(0.3)
+        live.report().unharmed()
+        roll_out()
+        live.report().unharmed()
+    cluster.fresh()
+    with cluster.datapaths[2].counted() as grown:
+        answered_in(client, workload.ipv4, 0.5)
+    assert grown["workload.to_uplink"] >= 3

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The datapath of one node, seen and switched from outside by the modules' own code, without Ansible in between.
+
+The pins of a node are reached through its PID 1's root, so nothing runs on the node and nothing is started there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils import _control
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.modules import overlay_mode
+from lab import namespace
+from lab.api import Lab, Node
+
+# Beside the default service, a port where tests run servers of their own.
+TALK_PORT = 9090
+SOAK = os.environ.get("OVERLAY_SOAK") == "1"
+
+# Of what goes past the kernel.
+BYPASSED = ("uplink.to_workload", "workload.to_uplink", "uplink.icmp_to_workload")
+
+
+def full(count: int, otherwise: int) -> int:
+    """``count`` in a soak, else the smaller number."""
+    return count if SOAK else otherwise
+
+
+class Datapath:
+    """What is loaded on one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    @property
+    def pins(self) -> str:
+        return f"/proc/{self.node.pid}/root/sys/fs/bpf/ebpf-overlay"
+
+    def mode(self, mode: str, **options: Any) -> dict[str, Any]:
+        """Run the code of ``overlay_mode``; returns what the module returns. Known flows are not waited for."""
+        params = {
+            "mode": mode, "lease": 0, "drain_timeout": 0, "force": False, "generation": None, "pin_dir": self.pins,
+            **options,
+        }  # fmt: skip
+        module: Any = SimpleNamespace(params=params, check_mode=False, warn=print)
+        with namespace.entered(self.node.name):
+            return overlay_mode.ensure(module)
+
+    @property
+    def control(self) -> Any:
+        """The entry as it is in the map."""
+        return _control.read_control(self.pins)
+
+    def entries(self, name: str) -> list[tuple[Any, Any]]:
+        """Keys and values of one map, decoded; interfaces by the names that they have on the node."""
+        key, value = (Codec(schema, what) for schema, what in zip(SCHEMAS[name], ("key", "value")))
+        with namespace.entered(self.node.name), opened(f"{self.pins}/{name}") as found:
+            assert found is not None, f"{self.node.name} has no map {name}"
+            return [(key.decode(raw), value.decode(held)) for raw, held in found.read(value.total).items()]
+
+    def size(self, name: str) -> tuple[int, int]:
+        """How many entries a map holds, and how many it can hold."""
+        with opened(f"{self.pins}/{name}") as found:
+            assert found is not None
+            return len(found.read(bytes)), found.info.max_entries
+
+    def clear(self, name: str) -> None:
+        """Remove every entry of a hash."""
+        with opened(f"{self.pins}/{name}") as found:
+            assert found is not None
+            for key in list(found.read(bytes)):
+                bpf.map_delete(found.fd, key)
+
+    def counters(self) -> dict[str, int]:
+        """Packets by direction and reason, such as ``uplink.to_workload``; reasons without packets are missing."""
+        return {key: value["packets"] for key, value in self.entries("stats")}
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[dict[str, int]]:
+        """What the block adds to the counters, filled in at its end."""
+        before, grown = self.counters(), dict[str, int]()
+        yield grown
+        after = self.counters()
+        grown.update({key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)})
+
+
+def bypassed(grown: Mapping[str, int]) -> int:
+    """How many of the counted packets were redirected."""
+    return sum(grown.get(name, 0) for name in BYPASSED)
+
+
+class Cluster:
+    """The lab with the overlay on every node."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.nodes = lab.nodes
+        self.datapaths = {number: Datapath(node) for number, node in lab.nodes.items()}
+
+    def mode(self, mode: str, **options: Any) -> list[dict[str, Any]]:
+        """The same on every node, one after the other."""
+        return [datapath.mode(mode, **options) for datapath in self.datapaths.values()]
+
+    def fresh(self) -> None:
+        """On, without flows, known or suspected."""
+        self.mode("off", force=True)
+        for datapath in self.datapaths.values():
+            for name in ("flows", "transient", "silent"):
+                datapath.clear(name)
+        self.mode("on")
+
+    def invalid(self) -> int:
+        """Packets that the nodes' packet filters dropped because conntrack did not know their connection."""
+        return sum(node.nft_counter("invalid").packets for node in self.nodes.values())
+
+    def forwarded(self) -> int:
+        """Packets that came to the nodes' FORWARD chains."""
+        return sum(node.nft_counter("forwarded").packets for node in self.nodes.values())
+
+    @contextlib.contextmanager
+    def nothing_invalid(self) -> Iterator[None]:
+        """The block leaves the counters of INVALID packets where they are."""
+        before = self.invalid()
+        yield
+        time.sleep(0.05)
+        assert self.invalid() == before, f"{self.invalid() - before} packets were INVALID"

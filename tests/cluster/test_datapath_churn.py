@@ -41,11 +41,14 @@ def wire(node: Node, workload: Workload, index: int) -> None:
     )
     inside = (
         f"addr add {workload.ipv4}/32 dev eth0\naddr add {workload.ipv6}/128 dev eth0 nodad\n"
-        f"route add {WORKLOAD_GATEWAY_IPV4} dev eth0 scope link\nroute add default via {WORKLOAD_GATEWAY_IPV4} dev eth0\n"
+        f"route add {WORKLOAD_GATEWAY_IPV4} dev eth0 scope link\n"
+        f"route add default via {WORKLOAD_GATEWAY_IPV4} dev eth0\n"
         f"route add ::/0 via {WORKLOAD_GATEWAY_IPV6} dev eth0\n"
     )
     workload.host_run(["ip", "-batch", "-"], stdin=inside)
-    outside = f"route add {workload.ipv4}/32 dev {host_side} scope link\nroute add {workload.ipv6}/128 dev {host_side}\n"
+    outside = (
+        f"route add {workload.ipv4}/32 dev {host_side} scope link\nroute add {workload.ipv6}/128 dev {host_side}\n"
+    )
     node.host_run(["ip", "-batch", "-"], stdin=outside)
     # Neighbour discovery towards the gateway's link-local address, which the kernel makes from the MAC.
     node.host_run(["ip", "-6", "addr", "replace", f"{WORKLOAD_GATEWAY_IPV6}/64", "dev", host_side, "nodad"])

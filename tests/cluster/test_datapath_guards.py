@@ -49,7 +49,8 @@ def test_a_forged_source_is_never_redirected(cluster: Cluster, family: int) -> N
         for number, (flow, flags) in enumerate(itertools.cycle(itertools.product(flows, FLAGS))):
             if number == FORGED:
                 break
-            packet = packets.tcp(*flow, flags, b"forged")
+            source, destination, source_port, destination_port = flow
+            packet = packets.tcp(source, destination, source_port, destination_port, flags, b"forged")
             made.append(frames.ethernet(packet, frames.GATEWAY_MAC, forger.mac))
         with cluster.datapaths[2].counted() as grown:
             frames.send(forger, "eth0", made)
@@ -126,7 +127,9 @@ def test_a_workloads_address_from_outside_is_never_redirected(cluster: Cluster, 
     node, outside = lab.nodes[2], lab.nodes[1]
     target, other = lab.workload(2, 1), lab.workload(2, 2)
     made = [
-        frames.ethernet(packets.tcp(source, of(target, family), 40000 + number, 8080, SYN), node.plan.mac, outside.plan.mac)
+        frames.ethernet(
+            packets.tcp(source, of(target, family), 40000 + number, 8080, SYN), node.plan.mac, outside.plan.mac
+        )
         for number in range(FORGED // 3)
         for source in (of(other, family), of(node, family), of(lab.fabric, family))
     ]
@@ -149,10 +152,12 @@ def test_a_flood_of_first_packets_leaves_established_flows_where_they_are(cluste
         time.sleep(0.2)
         before = datapath.size("flows")[0]
         made = []
-        for _ in range(FLOOD):
-            remote = f"10.244.1.{random.randint(1, 254)}" if family == 4 else f"fd00:10:244:1::{random.randint(1, 0xFFFF):x}"
-            # The sums of the segments are wrong, so that the target does not answer: the datapath does not look at them.
-            segment = random.randbytes(2) + b"\x1f\x90" + bytes(8) + b"\x50\x02\xff\xff" + bytes(4)
+        # No pair of address and port twice: a first packet that is repeated is another story.
+        for number in random.sample(range(100 << 16), FLOOD):
+            host, port = 100 + (number >> 16), number & 0xFFFF
+            remote = f"10.244.1.{host}" if family == 4 else f"fd00:10:244:1::{host:x}"
+            # Checksum 0 is wrong, so that the target does not answer: the datapath does not look at it.
+            segment = port.to_bytes(2, "big") + b"\x1f\x90" + bytes(8) + b"\x50\x02\xff\xff" + bytes(4)
             packet = packets.ip(remote, of(target, family), packets.TCP, segment)
             made.append(frames.ethernet(packet, lab.nodes[2].plan.mac, attacker.plan.mac))
         with datapath.counted() as grown:

@@ -18,7 +18,7 @@ CONVERSATIONS = full(200, 30)
 
 
 def pairs(cluster: Cluster) -> list[tuple[Endpoint, Endpoint]]:
-    """Client and server: a node and a workload, workloads of two nodes in either direction, and the fabric's gateway."""
+    """Client and server: a node and a workload, and workloads of two nodes, in either direction."""
     lab = cluster.lab
     return [
         (lab.nodes[1], lab.workload(2, 1)),

@@ -37,7 +37,7 @@ def test_node_port(cluster: Cluster, family: int) -> None:
 
 
 @pytest.fixture
-def far_port(cluster: Cluster) -> Callable[[Node, Endpoint], int]:
+def far_port() -> Callable[[Node, Endpoint], int]:
     """A NodePort whose workload is on another node: translated both ways where it comes in."""
 
     def make(node: Node, workload: Endpoint) -> int:
@@ -103,13 +103,15 @@ def test_a_service_of_the_node_itself(cluster: Cluster, family: int) -> None:
     script += "class Server(http.server.ThreadingHTTPServer):\n    address_family = socket.AF_INET6\n"
     script += "class Handler(http.server.BaseHTTPRequestHandler):\n"
     script += "    def do_GET(self):\n"
-    script += "        self.send_response(200); self.end_headers(); self.wfile.write(b'{\"workload\": \"node\"}')\n"
+    script += '        self.send_response(200); self.end_headers(); self.wfile.write(b\'{"workload": "node"}\')\n'
     script += "Server(('::', 8080), Handler).serve_forever()\n"
     server = node.popen(["/usr/bin/python3", "-c", script])
     try:
         wait_for_server(lab, of(node, family))
         with cluster.datapaths[2].counted() as grown, cluster.nothing_invalid():
-            all_succeed([lab.nodes[1], lab.workload(1, 1), lab.workload(2, 1), lab.fabric], of(node, family), 8080, "node")
+            all_succeed(
+                [lab.nodes[1], lab.workload(1, 1), lab.workload(2, 1), lab.fabric], of(node, family), 8080, "node"
+            )
         assert bypassed(grown) == 0
     finally:
         server.kill()

@@ -73,7 +73,9 @@ def ask(cluster: Cluster, target: Workload) -> Outcome:
         except OSError:
             answered = False
         time.sleep(0.05)
-    return Outcome(answered, cluster.invalid() - before, grown, [found for found in seen if found.destination_port == 8080])
+    return Outcome(
+        answered, cluster.invalid() - before, grown, [found for found in seen if found.destination_port == 8080]
+    )
 
 
 def test_1_plain_fails_since_the_workload_sees_frames_for_somebody_else(cluster: Cluster, target: Workload) -> None:

@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from lab import namespace
+from lab.api import Lab, Node
+
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils import _control
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_mode
-from lab import namespace
-from lab.api import Lab, Node
 
 # Beside the default service, a port where tests run servers of their own.
 TALK_PORT = 9090
@@ -71,13 +72,13 @@ class Datapath:
         """How many entries a map holds, and how many it can hold."""
         with opened(f"{self.pins}/{name}") as found:
             assert found is not None
-            return len(found.read(bytes)), found.info.max_entries
+            return len(found.read(b"".join)), found.info.max_entries
 
     def clear(self, name: str) -> None:
         """Remove every entry of a hash."""
         with opened(f"{self.pins}/{name}") as found:
             assert found is not None
-            for key in list(found.read(bytes)):
+            for key in list(found.read(b"".join)):
                 bpf.map_delete(found.fd, key)
 
     def counters(self) -> dict[str, int]:

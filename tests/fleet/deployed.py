@@ -22,6 +22,7 @@ VARIABLES = {
     "overlay_batches": ["100%"],
 }
 
+
 def roll_out() -> None:
     """Make the nodes what they should be; what is right already stays."""
     play.playbook("site.yml", variables=VARIABLES).succeeded()
@@ -40,6 +41,7 @@ def deployed() -> Iterator[Cluster]:
     roll_out()
     yield Cluster(Lab.load())
     subprocess.run([str(LAB), "down"], check=True)
+
 
 @pytest.fixture
 def cluster(deployed: Cluster) -> Iterator[Cluster]:

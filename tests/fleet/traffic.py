@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Live TCP connections across the lab, kept talking by one process of their own that measures every message.
 
-A message is eight bytes from one end to the other. Both ends begin in turn, so that after a change of path sometimes the
-server is the first to speak. What the measuring process itself was late is told apart from what the network took, and
-retransmissions, which no busy machine causes here, are counted by the kernel.
+A message is eight bytes from one end to the other. Both ends begin in turn, so that after a change of path sometimes
+the server is the first to speak. What the measuring process itself was late is told apart from what the network took,
+and retransmissions, which no busy machine causes here, are counted by the kernel.
 
 >>> with Conversations() as live:
 ...     live.open(lab.nodes[1], lab.workload(2, 1), TALK_PORT, family=6)
@@ -32,7 +32,8 @@ from lab.api import Endpoint
 
 _TESTS = Path(__file__).resolve().parent.parent
 _REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-_TOTAL_RETRANS = 100  # offset in struct tcp_info, include/uapi/linux/tcp.h
+# Offsets in struct tcp_info, include/uapi/linux/tcp.h.
+_TOTAL_RETRANS, _DSACK_DUPS, _TCP_INFO = 100, 216, 224
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Conversations:
     ) -> None:  # fmt: skip
         """A new connection. ``address``: what the client connects to, the server's own by default.
 
-        ``idle``: it says nothing until :meth:`wake`. ``http``: the lab's own server is the other end, and only the client
-        begins. Raises OSError.
+        ``idle``: it says nothing until :meth:`wake`. ``http``: the lab's own server is the other end, and only the
+        client begins. Raises OSError.
         """
         self._count += 1
         name = f"{self._count} {client.name} to {address or server.name} port {port}, IPv{family}"
@@ -160,10 +161,11 @@ class _Conversation:
         return (0, 1, 1, 0)[self.turn % 4] if len(self.ends) == 2 else 0
 
     def retransmitted(self) -> int:
+        """Segments sent again, without those that the other end had already got: probes after a delayed answer."""
         total = 0
         for end in self.ends:
-            info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-            total += struct.unpack_from("I", info, _TOTAL_RETRANS)[0]
+            info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
+            total += struct.unpack_from("I", info, _TOTAL_RETRANS)[0] - struct.unpack_from("I", info, _DSACK_DUPS)[0]
         return total
 
 
@@ -222,6 +224,8 @@ class _Loop:
             data = conversation.ends[end].recv(65536)
             if not data:
                 raise ConnectionError("closed")
+        except BlockingIOError:
+            return  # reported before a report was asked for, which has read it meanwhile
         except OSError as error:
             self.died(conversation, error)
             return

@@ -152,7 +152,7 @@ def _told(function: Callable[[], Any]) -> Any:
 
 
 class FilterModule:
-    """Filters ``ebpf.overlay.picture``, ``missing_nodes``, ``node_plan`` ``status_table`` and what the role asks beside."""
+    """Filters ``ebpf.overlay.picture`` and so on; beside this file each has its documentation."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {

@@ -38,9 +38,7 @@ class Store:
                 generations[int(name)] = Generation(**{**manifest, "calls": tuple(manifest["calls"])})
         confirmed = _read_json(os.path.join(self.root, "confirmed.json")) or {"number": 0, "by": ""}
         attempt = _read_json(os.path.join(self.root, "attempt.json"))
-        return History(
-            generations, confirmed["number"], confirmed["by"], Attempt(**attempt) if attempt else None
-        )
+        return History(generations, confirmed["number"], confirmed["by"], Attempt(**attempt) if attempt else None)
 
     def runtime(self, number: int) -> str:
         return os.path.join(self._generations, str(number), "runtime.zip")

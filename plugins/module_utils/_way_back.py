@@ -97,7 +97,7 @@ def mode_on(number: int) -> Call:
 
 
 def restore(store: Store, number: int, by: str, drain_timeout: float) -> None:
-    """Make the node generation ``number`` and confirm it. Raises :class:`OverlayError`; running it again is harmless."""
+    """Make the node generation ``number`` and confirm it; harmless when run again. Raises :class:`OverlayError`."""
     history = store.read()
     off = {"module": "overlay_mode", "arguments": {"mode": "off", "drain_timeout": drain_timeout}}
     _make([off])

@@ -53,8 +53,8 @@ options:
     type: int
   to:
     description:
-      - With O(state=restored), V(previous) is the generation that the confirmed one replaced, V(former) the one that was
-        there before an attempt that nobody confirmed. Anything else is the number of a generation.
+      - With O(state=restored), V(previous) is the generation that the confirmed one replaced, V(former) the one that
+        was there before an attempt that nobody confirmed. Anything else is the number of a generation.
     type: str
     default: previous
   drain_timeout:
@@ -147,7 +147,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _watchdog
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control, write_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History
@@ -155,10 +155,9 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DI
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Wanted, plan_mode
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Observed as ObservedMode
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Wanted, plan_mode
 from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import LOCK, interfaces, mode_on
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import write_control
 
 NANOSECONDS = 1_000_000_000
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packs the modules that a generation calls, with all that they import, into a program that runs on a node by itself."""
+"""Packs the modules that a generation calls, with all that they import, into a program for the node."""
 
 from __future__ import annotations
 

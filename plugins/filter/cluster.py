@@ -39,7 +39,8 @@ def node_plan(
 
 def status_table(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """Names of nodes whose status was read -> lines of a table: what runs where."""
-    rows: list[tuple[str, ...]] = [("node", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")]
+    heads = ("node", "generation", "drift", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")
+    rows: list[tuple[str, ...]] = [heads]
     rows += [_status_row(name, hostvars[name]) for name in names]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -56,8 +57,12 @@ def _status_row(name: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     stats = {entry["key"]: entry["value"]["packets"] for entry in variables["node_stats"]["entries"]}
     redirected = sum(stats.get(label, 0) for label in REDIRECTED)
     control = facts["control"]
+    generation = variables["node_generation"]
+    drift = sorted({found["target"].rpartition("/")[2] or found["module"] for found in generation["differences"]})
     return (
         name,
+        f"{generation['number']} {generation['digest'][:8]}".rstrip(),
+        ", ".join(drift) or "none",
         control["mode"] if control else "not loaded",
         ", ".join(uplink["name"] for uplink in facts["uplinks"]) or "-",
         str(len(facts["workloads"])),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a node one of its generations again, without the controller: the main program of ``runtime.zip``.
 
-``rehearse`` says what calls would change, ``restore N`` makes them, ``watch ATTEMPT`` does so when nobody confirmed,
-``boot`` does so after a reboot. Each prints one line of JSON.
+``rehearse`` says what calls would change, ``drift`` what those of the confirmed generation would. ``restore N`` makes
+the calls of a generation, ``watch ATTEMPT`` does so when nobody confirmed, ``boot`` does so after a reboot. Each prints
+one line of JSON.
 """
 
 from __future__ import annotations
@@ -167,13 +168,17 @@ def boot(store: Store) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """``rehearse`` (calls on standard input), ``restore N BY DRAIN_TIMEOUT``, ``watch ATTEMPT``, ``boot``."""
+    """Run the command that the first argument names; the calls of ``rehearse`` come on standard input."""
     store = Store()
     command, rest = arguments[0], arguments[1:]
     answer: dict[str, Any] = {}
     try:
         if command == "rehearse":
             answer["differences"] = rehearse(json.load(sys.stdin))
+        elif command == "drift":
+            history = store.read()
+            calls = calls_to(history, history.confirmed, interfaces())
+            answer["differences"] = rehearse([*calls, mode_on(history.confirmed)])
         elif command == "restore":
             with one_run(path=LOCK):
                 restore(store, int(rest[0]), rest[1], float(rest[2]))

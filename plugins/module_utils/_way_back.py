@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a node one of its generations again, without the controller: the main program of ``runtime.zip``.
 
-``rehearse`` says what calls would change, ``drift`` what those of the confirmed generation would. ``restore N`` makes
-the calls of a generation, ``watch ATTEMPT`` does so when nobody confirmed, ``boot`` does so after a reboot. Each prints
-one line of JSON.
+``rehearse`` says what calls would change. ``restore N`` makes the calls of a generation, ``watch ATTEMPT`` does so when
+nobody confirmed, ``boot`` does so after a reboot. Each prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -175,10 +174,6 @@ def main(arguments: list[str]) -> int:
     try:
         if command == "rehearse":
             answer["differences"] = rehearse(json.load(sys.stdin))
-        elif command == "drift":
-            history = store.read()
-            calls = calls_to(history, history.confirmed, interfaces())
-            answer["differences"] = rehearse([*calls, mode_on(history.confirmed)])
         elif command == "restore":
             with one_run(path=LOCK):
                 restore(store, int(rest[0]), rest[1], float(rest[2]))

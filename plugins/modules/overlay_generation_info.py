@@ -83,13 +83,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ebpf.overlay.plugins.module_utils import _watchdog
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import History, calls_to
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import interfaces, mode_on
 
 
-def compare(runtime: str) -> list[dict[str, Any]]:
+def compare(store: Store, history: History) -> list[dict[str, Any]]:
     """Raises :class:`OverlayError`."""
-    command = [_watchdog.python(), runtime, "drift"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, capture_output=True, check=False, cwd="/")
+    runtime = store.runtime(history.confirmed)
+    calls = [*calls_to(history, history.confirmed, interfaces()), mode_on(history.confirmed)]
+    command = [_watchdog.python(), runtime, "rehearse"]
+    done = subprocess.run(command, input=json.dumps(calls), text=True, capture_output=True, check=False, cwd="/")
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])["differences"]
     except (ValueError, IndexError, KeyError):
@@ -113,7 +117,7 @@ def read(module: AnsibleModule) -> dict[str, Any]:
             {name: getattr(generation, name) for name in ("number", "former", "digest", "when")}
             for _number, generation in sorted(history.generations.items())
         ],
-        "differences": compare(store.runtime(history.confirmed)) if comparable else [],
+        "differences": compare(store, history) if comparable else [],
     }
 
 

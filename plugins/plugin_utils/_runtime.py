@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
 import io
 import posixpath
@@ -33,7 +32,6 @@ sys.exit(main(sys.argv[1:]))
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
 
 
-@functools.lru_cache(maxsize=1)
 def pack() -> bytes:
     """A zip file that ``python3`` can run."""
     files = {"__main__.py": _MAIN, "ansible/__init__.py": f"__version__ = {__version__!r}\n"}

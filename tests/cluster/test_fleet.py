@@ -39,7 +39,8 @@ def history(node: Node) -> dict[str, Any]:
 
 def pending(node: Node) -> bool:
     """Whether an attempt waits for confirmation, or a process for the attempt."""
-    listed = node.run(["sh", "-c", f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"], check=False)
+    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"
+    listed = node.run(["sh", "-c", script], check=False)
     return bool(listed.stdout.strip())
 
 
@@ -122,14 +123,16 @@ def test_rollback_goes_to_the_generation_before_with_the_maps_that_it_had(lab: L
     assert {node.name: (history(node), dump(node)) for node in lab.nodes.values()} == before
 
 
-def test_generation_that_is_not_kept_is_an_error_that_says_so(lab: Lab) -> None:
+@pytest.mark.usefixtures("lab")
+def test_generation_that_is_not_kept_is_an_error_that_says_so() -> None:
     done = play.playbook("rollback.yml", variables={"overlay_rollback_to": "7"})
     assert done.code != 0
     assert "no history" in done.output
     assert done.changes == set()
 
 
-def test_disabled_overlay_comes_back_with_the_next_run(lab: Lab) -> None:
+@pytest.mark.usefixtures("lab")
+def test_disabled_overlay_comes_back_with_the_next_run() -> None:
     play.playbook("playbooks/disable.yml").succeeded()
     facts = play.module("ovl-n2", "ebpf.overlay.overlay_facts").result["ansible_facts"]["overlay"]
     assert facts["control"]["mode"] == "off"
@@ -168,10 +171,9 @@ def test_killed_controller_leaves_no_node_half_way(lab: Lab) -> None:
     chance = random.Random(seed)
     former = {node.name: history(node)["digest"] for node in lab.nodes.values()}
     for _round in range(10 if os.environ.get("OVERLAY_SOAK") else 1):
-        command = [str(play.ROOT / "tests/fleet/../../site.yml")]
         variables = {**TWO_SERVICES, "overlay_lease": LEASE, "overlay_apply_timeout": 20}
         controller = subprocess.Popen(
-            [play._BIN / "ansible-playbook", "-i", play.INVENTORY, *command, "-e", json.dumps(variables)],
+            [play._BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "-e", json.dumps(variables)],
             cwd=play.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         time.sleep(chance.uniform(5, 25))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, REASONS
 
@@ -39,7 +39,8 @@ def node_plan(
 
 def status_table(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """Names of nodes whose status was read -> lines of a table: what runs where."""
-    rows: list[tuple[str, ...]] = [("node", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")]
+    heads = ("node", "generation", "drift", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")
+    rows: list[tuple[str, ...]] = [heads]
     rows += [_status_row(name, hostvars[name]) for name in names]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -56,8 +57,12 @@ def _status_row(name: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     stats = {entry["key"]: entry["value"]["packets"] for entry in variables["node_stats"]["entries"]}
     redirected = sum(stats.get(label, 0) for label in REDIRECTED)
     control = facts["control"]
+    generation = variables["node_generation"]
+    drift = sorted({found["target"].rpartition("/")[2] or found["module"] for found in generation["differences"]})
     return (
         name,
+        f"{generation['number']} {generation['digest'][:8]}".rstrip(),
+        ", ".join(drift) or "none",
         control["mode"] if control else "not loaded",
         ", ".join(uplink["name"] for uplink in facts["uplinks"]) or "-",
         str(len(facts["workloads"])),
@@ -67,11 +72,84 @@ def _status_row(name: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def generation_calls(
+    plan: Mapping[str, Any], pins: str, packages: list[str], source: str, defines: Mapping[str, Any], keep: bool
+) -> list[dict[str, Any]]:
+    """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
+
+    ``source``: the C file on the controller. ``keep``: leave peers that the plan does not name.
+    """
+    bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
+
+    def fill(name: str, purge: bool = True) -> dict[str, Any]:
+        entries = plan["maps"][name]
+        arguments = {"map": f"{pins}/{name}", "entries": entries, "purge": purge}
+        return {"module": "bpf_map_sync", "arguments": arguments}
+
+    programs = ["from_uplink", "from_workload"]
+    built = {"bundle": bundle, "pin_dir": pins, "programs": programs, "defines": dict(defines)}
+    return [
+        {"module": "overlay_packages", "arguments": {"packages": list(packages)}},
+        {"module": "bpffs", "arguments": {}},
+        {"module": "bpf_object", "arguments": built},
+        fill("ifindex_map"),
+        fill("services"),
+        fill("peers", not keep),
+        {"module": "tc_bpf_attach", "arguments": {"attachments": plan["attachments"], "purge": True}},
+        fill("devices"),
+    ]
+
+
+def probers(known: Mapping[str, Any], name: str) -> list[str]:
+    """The nodes that can probe node ``name``: all others of the picture, beginning with the next one."""
+    names = list(known)
+    start = names.index(name) + 1 if name in names else 0
+    return [other for other in names[start:] + names[:start] if other != name]
+
+
+def probe_targets(workloads: list[Mapping[str, Any]], services: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Up to three workloads, each with every service."""
+    return [
+        {"address": workload["address"], "port": int(service["port"])}
+        for workload in workloads[:3]
+        for service in services
+    ]
+
+
+def reason(failed: Mapping[str, Any]) -> str:
+    """What a failed task said, in one line; of a loop, the first item that failed."""
+    broken = [item for item in failed.get("results", ()) if item.get("failed")]
+    text = str((broken[0] if broken else failed).get("msg", "it failed"))
+    return " ".join(text.split())[:600]
+
+
+def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcome: str) -> list[str]:
+    """The nodes of which this run said so far that the roll-out had ``outcome``."""
+    return [name for name in names if (hostvars[name].get("node_verdict") or {}).get("outcome") == outcome]
+
+
+def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """One line per node: what happened to it in this run, and where it is now."""
+    lines = []
+    for name in names:
+        verdict = hostvars[name].get("node_verdict") or {}
+        told = {
+            "": "not reached by the roll-out, nothing changed",
+            "unchanged": "nothing to do",
+            "confirmed": "rolled out and confirmed",
+            "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
+            "returned": "was rolled out, and taken back because of the failure elsewhere",
+        }[verdict.get("outcome", "")]
+        now = verdict.get("now")
+        lines.append(f"{name}: {told}{f'; now: {now}' if now else ''}")
+    return lines
+
+
 def _facts_of(hostvars: Mapping[str, Any], name: str) -> Any:
     return hostvars[name].get("ansible_facts", {}).get("overlay") if name in hostvars else None
 
 
-def _told(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _told(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except OverlayError as error:
@@ -79,7 +157,7 @@ def _told(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 class FilterModule:
-    """Filters ``ebpf.overlay.picture``, ``missing_nodes``, ``node_plan`` and ``status_table``."""
+    """Filters ``ebpf.overlay.picture`` and so on; beside this file each has its documentation."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -87,4 +165,10 @@ class FilterModule:
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
             "status_table": status_table,
+            "generation_calls": generation_calls,
+            "probers": probers,
+            "probe_targets": probe_targets,
+            "reason": reason,
+            "verdicts": verdicts,
+            "fleet_report": fleet_report,
         }

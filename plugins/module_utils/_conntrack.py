@@ -93,7 +93,8 @@ def _add(conntrack: Any, original: Any, timeout: int) -> None:
         try:
             conntrack.entry("add", **entry)
         except Exception as error:  # each version of pyroute2 has its own class for it
-            if getattr(error, "code", None) != errno.EEXIST:
+            # EBUSY: there is an entry, and the kernel refuses to change its status (ctnetlink_change_status).
+            if getattr(error, "code", None) not in (errno.EEXIST, errno.EBUSY):
                 raise
             conntrack.entry("del", tuple_orig=original)
             conntrack.entry("add", **entry)

@@ -92,7 +92,7 @@ def test_second_run_changes_nothing_and_compiles_nothing(story: Story) -> None:
     assert all(len(found) >= 2 for found in programs.values())
     again = play.playbook(SITE).succeeded()
     assert again.changes == set()
-    assert [result.result["compiled"] for result in again.of("Build and load the datapath")] == [False] * 3
+    assert not any(result.result.get("compiled") for result in again.of("Build and load the datapath"))
     assert {node.name: state.program_ids(node) for node in story.lab.nodes.values()} == programs
 
 

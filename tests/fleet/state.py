@@ -53,6 +53,14 @@ def observe(node: Node) -> NodeState:
     )
 
 
+def assert_same(seen: NodeState, wanted: NodeState) -> None:
+    """Equal, or an AssertionError with what came and what went."""
+    for name in ("qdiscs", "filters", "pins", "files"):
+        after, before = set(getattr(seen, name) or ()), set(getattr(wanted, name) or ())
+        assert after == before, f"{name}: new {sorted(after - before)}, gone {sorted(before - after)}"
+    assert seen == wanted
+
+
 def _qdiscs(node: Node) -> list[str]:
     listed: list[dict[str, Any]] = json.loads(node.host_run(["tc", "-j", "qdisc", "show"]))
     return sorted(f"{q['kind']} {q['handle']} {q.get('parent', 'root')} {q['dev']}" for q in listed)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process of the node's own that takes it back when nobody confirms, and where systemd runs, a unit for reboots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+
+UNIT = "ebpf-overlay-way-back"
+UNIT_FILE = f"/etc/systemd/system/{UNIT}.service"
+UNIT_LINK = f"/etc/systemd/system/multi-user.target.wants/{UNIT}.service"
+PYTHON = "/usr/bin/python3"
+
+_UNIT = """\
+# Takes the node back to its confirmed generation if it reboots while a roll-out waits for confirmation.
+[Unit]
+Description=Way back of the eBPF overlay
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart={python} {runtime} boot
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def boot_id() -> str:
+    """Differs after every boot (random(4))."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def python() -> str:
+    """bcc and pyroute2 come with the distribution's own."""
+    return PYTHON if os.path.exists(PYTHON) else sys.executable
+
+
+def has_systemd() -> bool:
+    return os.path.isdir("/run/systemd/system")  # sd_booted(3)
+
+
+def arm(runtime: str, identity: str) -> None:
+    """Start the process that watches the attempt. It outlives this one and its session."""
+    command = [python(), runtime, "watch", identity]
+    try:
+        if has_systemd():
+            with open(UNIT_FILE, "w", encoding="utf-8") as stream:
+                stream.write(_UNIT.format(python=python(), runtime=runtime))
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(os.path.dirname(UNIT_LINK), exist_ok=True)
+                os.symlink(UNIT_FILE, UNIT_LINK)
+            # A unit of its own: the session that this process belongs to may be killed as a whole.
+            command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}-{identity}", *command]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+            return
+        subprocess.Popen(
+            command, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise OverlayError(
+            "start the node's own way back", " ".join(command), error, "Nothing was changed yet. Look at the node."
+        ) from error
+
+
+def disarm() -> None:
+    """The process ends by itself when the attempt is gone; the unit is removed here."""
+    for path in (UNIT_LINK, UNIT_FILE):
+        with contextlib.suppress(OSError):
+            os.unlink(path)

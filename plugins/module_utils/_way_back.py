@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes a node one of its generations again, without the controller: the main program of ``runtime.zip``.
+
+``rehearse`` says what calls would change. ``restore N`` makes the calls of a generation, ``watch ATTEMPT`` does so when
+nobody confirmed, ``boot`` does so after a reboot. Each prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.module_utils import basic
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Call, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm
+
+LOCK = "/run/ebpf-overlay-generation.lock"
+MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
+POLL = 0.5  # seconds
+TRIES = 5
+PAUSE = 5.0  # seconds between tries to go back
+
+
+def run_call(call: Call, check: bool) -> dict[str, Any]:
+    """Run a module with its arguments in a child, since a module ends its process. Returns the module's result."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        with open(writer, "w", encoding="utf-8") as stream:
+            stream.write(_run_module(call, check))
+            stream.flush()
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    try:
+        result: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"failed": True, "msg": f"{call['module']} ended without a result: {text[-300:]}"}
+    return result
+
+
+def _run_module(call: Call, check: bool) -> str:
+    arguments = {**call["arguments"], "_ansible_check_mode": check, "_ansible_diff": True}
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode("utf-8")
+    basic._ANSIBLE_PROFILE = "legacy"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        try:
+            importlib.import_module(f"{MODULES}.{call['module']}").main()
+        except Exception as error:
+            print(json.dumps({"failed": True, "msg": f"{call['module']}: {error!r}"}))
+    return printed.getvalue()
+
+
+def interfaces() -> dict[str, int]:
+    """Name -> ifindex of all interfaces here."""
+    return {name: ifindex for ifindex, name in socket.if_nameindex()}
+
+
+def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
+    """What these calls would change: ``module``, ``target`` and ``reason`` of each that would, or cannot tell."""
+    found = []
+    for call in calls:
+        result = run_call(call, check=True)
+        if result.get("failed") or result.get("changed"):
+            arguments = call["arguments"]
+            found.append(
+                {
+                    "module": call["module"],
+                    "target": arguments.get("map") or arguments.get("pin_dir") or arguments.get("path") or "",
+                    "reason": result.get("msg") if result.get("failed") else "differs",
+                    "diff": result.get("diff"),
+                }
+            )
+    return found
+
+
+def mode_on(number: int) -> Call:
+    return {"module": "overlay_mode", "arguments": {"mode": "on", "generation": number}}
+
+
+def restore(store: Store, number: int, by: str, drain_timeout: float) -> None:
+    """Make the node generation ``number`` and confirm it; harmless when run again. Raises :class:`OverlayError`."""
+    history = store.read()
+    off = {"module": "overlay_mode", "arguments": {"mode": "off", "drain_timeout": drain_timeout}}
+    _make([off])
+    # A map whose layout differs between two generations starts empty: the mode is off, nothing looks into it.
+    _make(_replacing_maps(calls_to(history, number, interfaces())))
+    if number == 0:
+        store.clear()
+        return
+    _make([mode_on(number)])
+    store.give_up()
+    store.confirm(number, by)
+
+
+def _replacing_maps(calls: Iterable[Call]) -> list[Call]:
+    return [
+        {**call, "arguments": {**call["arguments"], "on_map_change": "replace"}}
+        if call["module"] == "bpf_object" and call["arguments"].get("state") != "absent"
+        else call
+        for call in calls
+    ]
+
+
+def _make(calls: Iterable[Call]) -> None:
+    for call in calls:
+        result = run_call(call, check=False)
+        if result.get("failed"):
+            raise OverlayError(
+                "restore a generation", call["module"], result.get("msg", "it failed"), "Repair that, then run again."
+            )
+
+
+def overdue(attempt: Attempt) -> bool:
+    """Whether nobody can confirm the attempt any more: its time or the lease of its mode is over."""
+    now = time.monotonic_ns()
+    if attempt.boot != boot_id() or now >= attempt.deadline:
+        return True
+    control = read_control(PIN_DIR)
+    return bool(control and control.generation == attempt.number and 0 < control.deadline <= now)
+
+
+def watch(store: Store, identity: str) -> None:
+    """Wait until the attempt is confirmed or given up, and go back when it is overdue."""
+    tries = 0
+    while tries < TRIES:
+        with contextlib.suppress(OverlayError):
+            attempt = store.read().attempt
+            if attempt is None or attempt.identity != identity:
+                return
+            if overdue(attempt):
+                tries += 1
+                with one_run(path=LOCK):
+                    attempt = store.read().attempt
+                    if attempt and attempt.identity == identity:
+                        restore(store, attempt.former, identity, 0)
+                        disarm()
+                        return
+        time.sleep(PAUSE if tries else POLL)
+
+
+def boot(store: Store) -> None:
+    """After a reboot: an attempt that was not confirmed is over, and the confirmed generation is made again."""
+    with one_run(path=LOCK):
+        history = store.read()
+        number = history.attempt.former if history.attempt else history.confirmed
+        restore(store, number, history.by, 0)
+        disarm()
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command that the first argument names; the calls of ``rehearse`` come on standard input."""
+    store = Store()
+    command, rest = arguments[0], arguments[1:]
+    answer: dict[str, Any] = {}
+    try:
+        if command == "rehearse":
+            answer["differences"] = rehearse(json.load(sys.stdin))
+        elif command == "restore":
+            with one_run(path=LOCK):
+                restore(store, int(rest[0]), rest[1], float(rest[2]))
+                disarm()
+        elif command == "watch":
+            watch(store, rest[0])
+        elif command == "boot":
+            boot(store)
+    except OverlayError as error:
+        answer = {"failed": True, "msg": str(error), "error": error.parts()}
+    print(json.dumps(answer))
+    return 1 if answer.get("failed") else 0

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packs the modules that a generation calls, with all that they import, into a program for the node."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible.release import __version__
+
+COLLECTION = "ansible_collections.ebpf.overlay.plugins"
+MODULES = ("bpf_map_sync", "bpf_object", "bpffs", "overlay_mode", "overlay_packages", "tc_bpf_attach")
+ROOTS = (
+    *(f"{COLLECTION}.modules.{name}" for name in MODULES),
+    f"{COLLECTION}.module_utils._way_back",
+    # Imported by a name that ansible-core puts together (_json.get_module_serialization_profile).
+    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
+    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
+)
+SHIPPED = ("ansible.module_utils", f"{COLLECTION}.module_utils", f"{COLLECTION}.modules")
+
+_MAIN = f"""\
+import sys
+from {COLLECTION}.module_utils._way_back import main
+sys.exit(main(sys.argv[1:]))
+"""
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+
+
+def pack() -> bytes:
+    """A zip file that ``python3`` can run."""
+    files = {"__main__.py": _MAIN, "ansible/__init__.py": f"__version__ = {__version__!r}\n"}
+    pending, seen = list(ROOTS), set(ROOTS)
+    while pending:
+        name = pending.pop()
+        found = _find(name)
+        if found is None:
+            continue
+        path, is_package = found
+        text = path.read_text(encoding="utf-8")
+        files[name.replace(".", "/") + ("/__init__.py" if is_package else ".py")] = text
+        for imported in _imports(text, name, is_package):
+            for candidate in _with_parents(imported):
+                if candidate.startswith(SHIPPED) and candidate not in seen:
+                    seen.add(candidate)
+                    pending.append(candidate)
+    for name in list(files):
+        folder = posixpath.dirname(name)
+        while folder:
+            files.setdefault(f"{folder}/__init__.py", "")
+            folder = posixpath.dirname(folder)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), files[name], zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def _find(name: str) -> tuple[Path, bool] | None:
+    """(file, whether it is a package) of a module; None for a name that is something inside of a module."""
+    top, _dot, rest = name.partition(".")
+    spec = importlib.util.find_spec(top if top == "ansible" else "ansible_collections.ebpf.overlay")
+    inner = rest if top == "ansible" else name.partition("ebpf.overlay.")[2]
+    for folder in spec.submodule_search_locations or () if spec else ():
+        base = Path(folder, *inner.split("."))
+        if base.with_suffix(".py").is_file():
+            return base.with_suffix(".py"), False
+        if (base / "__init__.py").is_file():
+            return base / "__init__.py", True
+    return None
+
+
+def _imports(text: str, name: str, is_package: bool) -> Iterator[str]:
+    package = name if is_package else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A roll-out that goes wrong: the canary holds, nodes go back, one that is cut off goes back by itself.
+
+The tests of this file build on one another, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import play, state
+from lab.api import Lab, Node, wait_until
+
+SITE = "site.yml"
+STATE = "/var/lib/ebpf-overlay"
+LEASE = 8.0
+TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}
+# The node drops SSH, as a firewall that lost its rules would: nothing is refused.
+CUT_TABLE = "table inet cut { chain input { type filter hook input priority -10; tcp dport 22 drop; }; }\n"
+
+
+def history(node: Node) -> dict[str, Any]:
+    """Number and digest that the node is confirmed to be at; number 0 without any record."""
+    script = f"cat {STATE}/confirmed.json 2>/dev/null || echo '{{\"number\": 0}}'"
+    number = json.loads(node.run(["sh", "-c", script]).stdout)["number"]
+    if not number:
+        return {"number": 0, "digest": ""}
+    manifest = json.loads(node.run(["cat", f"{STATE}/generations/{number}/manifest.json"]).stdout)
+    return {"number": number, "digest": manifest["digest"]}
+
+
+def pending(node: Node) -> bool:
+    """Whether an attempt waits for confirmation, or a process for the attempt."""
+    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"
+    listed = node.run(["sh", "-c", script], check=False)
+    return bool(listed.stdout.strip())
+
+
+def seen(lab: Lab) -> dict[str, Any]:
+    return {node.name: (state.observe(node), history(node)) for node in lab.nodes.values()}
+
+
+def dump(node: Node) -> dict[str, Any]:
+    """Filters, pins and the entries of every map that a run fills."""
+    observed = state.observe(node)
+    maps = {
+        name: play.module(node.name, "ebpf.overlay.bpf_map_info", {"map": f"/sys/fs/bpf/ebpf-overlay/{name}"}).result[
+            "entries"
+        ]
+        for name in ("ifindex_map", "services", "peers", "devices")
+    }
+    return {"pins": observed.pins, "qdiscs": observed.qdiscs, "maps": maps}
+
+
+def probe_file(folder: Path, tasks: str) -> dict[str, str]:
+    path = folder / "probe.yml"
+    path.write_text(tasks, encoding="utf-8")
+    return {"overlay_probe_tasks": str(path)}
+
+
+@pytest.fixture(scope="module")
+def lab(ready_lab: Lab) -> Lab:
+    return ready_lab
+
+
+def test_canary_that_fails_its_probe_goes_back_and_no_other_node_changes(lab: Lab, tmp_path: Path) -> None:
+    before = seen(lab)
+    probe = probe_file(tmp_path, "- name: Fail\n  ansible.builtin.assert: {that: false}\n")
+    done = play.playbook(SITE, variables=probe)
+    assert done.code != 0
+    assert {host for host, _task in done.changes} == {"ovl-n1"}
+    for node in lab.nodes.values():
+        after = state.observe(node)
+        former = before[node.name][0]
+        assert (after.qdiscs, after.filters, after.pins) == (former.qdiscs, former.filters, former.pins)
+        assert history(node)["number"] == 0
+        assert not pending(node)
+        assert [line for line in after.files if "ebpf-overlay" in line] == []
+    assert "ovl-n1: FAILED at 'Fail'" in done.output
+    assert "ovl-n2: not reached by the roll-out" in done.output
+
+
+def test_failure_in_a_later_batch_takes_the_canary_back_too(lab: Lab, tmp_path: Path) -> None:
+    probe = probe_file(tmp_path, "- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname != 'ovl-n2'}\n")
+    done = play.playbook(SITE, variables=probe)
+    assert done.code != 0
+    assert {host for host, _task in done.changes} == {"ovl-n1", "ovl-n2"}
+    assert [history(node)["number"] for node in lab.nodes.values()] == [0, 0, 0]
+    assert "ovl-n1: was rolled out, and taken back" in done.output
+
+
+def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp_path: Path) -> None:
+    play.playbook(SITE).succeeded()
+    before = {node.name: (history(node), dump(node)) for node in lab.nodes.values()}
+    assert before["ovl-n1"][0]["number"] == 1
+    (tmp_path / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
+    done = play.playbook(SITE, variables={"node_source": str(tmp_path / "overlay.c")})
+    assert done.code != 0
+    assert "ovl-n1: FAILED at 'Build and load the datapath'" in done.output
+    assert {node.name: (history(node), dump(node)) for node in lab.nodes.values()} == before
+    assert play.playbook(SITE).succeeded().changes == set()
+
+
+def test_rollback_goes_to_the_generation_before_with_the_maps_that_it_had(lab: Lab) -> None:
+    before = {node.name: (history(node), dump(node)) for node in lab.nodes.values()}
+    predicted = play.playbook(SITE, "--check", "--diff", variables=TWO_SERVICES).succeeded()
+    assert play.playbook(SITE, variables=TWO_SERVICES).succeeded().changes == predicted.changes
+    assert [history(node)["number"] for node in lab.nodes.values()] == [2, 2, 2]
+    predicted = play.playbook("rollback.yml", "--check").succeeded()
+    with lab.nodes[1].connect(lab.workload(2, 1).ipv4, 8080) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        assert play.playbook("rollback.yml").succeeded().changes == predicted.changes
+        connection.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in connection.recv(4096)
+    assert {node.name: (history(node), dump(node)) for node in lab.nodes.values()} == before
+
+
+@pytest.mark.usefixtures("lab")
+def test_generation_that_is_not_kept_is_an_error_that_says_so() -> None:
+    done = play.playbook("rollback.yml", variables={"overlay_rollback_to": "7"})
+    assert done.code != 0
+    assert "no history" in done.output
+    assert done.changes == set()
+
+
+@pytest.mark.usefixtures("lab")
+def test_disabled_overlay_comes_back_with_the_next_run() -> None:
+    play.playbook("playbooks/disable.yml").succeeded()
+    facts = play.module("ovl-n2", "ebpf.overlay.overlay_facts").result["ansible_facts"]["overlay"]
+    assert facts["control"]["mode"] == "off"
+    play.playbook(SITE).succeeded()
+    facts = play.module("ovl-n2", "ebpf.overlay.overlay_facts").result["ansible_facts"]["overlay"]
+    assert (facts["control"]["mode"], facts["control"]["deadline"]) == ("on", 0)
+    assert play.playbook(SITE).succeeded().changes == set()
+
+
+def test_node_that_is_cut_off_goes_back_by_itself(lab: Lab, tmp_path: Path) -> None:
+    before = {node.name: (history(node), dump(node)) for node in lab.nodes.values()}
+    (tmp_path / "cut.nft").write_text(CUT_TABLE, encoding="utf-8")
+    probe = probe_file(
+        tmp_path,
+        "- name: Cut the SSH path of the canary\n"
+        f"  ansible.builtin.command: ip netns exec ovl-n1 nft -f {tmp_path}/cut.nft\n"
+        "  delegate_to: localhost\n  vars: {ansible_connection: local}\n"
+        "  when: inventory_hostname == 'ovl-n1'\n",
+    )
+    node = lab.nodes[1]
+    variables = {**TWO_SERVICES, **probe, "overlay_lease": LEASE, "ansible_timeout": 3}
+    try:
+        done = play.playbook(SITE, variables=variables)
+        assert done.code != 0, done.output
+        assert "ovl-n1: FAILED" in done.output
+        wait_until(lambda: not pending(node), LEASE + 30, "the node is back")
+    finally:
+        node.host_run(["nft", "delete", "table", "inet", "cut"], check=False)
+    assert {node.name: (history(node), dump(node)) for node in lab.nodes.values()} == before
+    assert play.playbook(SITE).succeeded().changes == set()
+
+
+def test_killed_controller_leaves_no_node_half_way(lab: Lab) -> None:
+    seed = int(os.environ.get("OVERLAY_SEED", random.randrange(1 << 30)))
+    print(f"OVERLAY_SEED={seed}")
+    chance = random.Random(seed)
+    former = {node.name: history(node)["digest"] for node in lab.nodes.values()}
+    for _round in range(10 if os.environ.get("OVERLAY_SOAK") else 1):
+        variables = {**TWO_SERVICES, "overlay_lease": LEASE, "overlay_apply_timeout": 20}
+        controller = subprocess.Popen(
+            [play._BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "-e", json.dumps(variables)],
+            cwd=play.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(chance.uniform(5, 25))
+        os.killpg(controller.pid, signal.SIGKILL)
+        controller.wait()
+        for node in lab.nodes.values():
+            wait_until(lambda node=node: not pending(node), 60, f"{node.name} is confirmed or back")
+            if history(node)["number"] == 1:
+                assert history(node)["digest"] == former[node.name]
+    play.playbook(SITE, variables=TWO_SERVICES).succeeded()
+    assert play.playbook(SITE, variables=TWO_SERVICES).succeeded().changes == set()
+
+
+def test_rollback_to_0_leaves_nothing(lab: Lab) -> None:
+    play.playbook("rollback.yml", variables={"overlay_rollback_to": "0"}).succeeded()
+    for node in lab.nodes.values():
+        assert [line for line in state.observe(node).files if "ebpf-overlay" in line] == []
+    assert play.playbook("rollback.yml", variables={"overlay_rollback_to": "0"}).succeeded().changes == set()

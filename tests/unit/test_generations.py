@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Generations: numbers, what is kept, where a node goes back to, and their files after a crash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _generation_store, _generations
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History
+
+CALLS: tuple[dict[str, Any], ...] = (
+    {"module": "bpffs", "arguments": {}},
+    {
+        "module": "bpf_map_sync",
+        "arguments": {
+            "map": "/p/ifindex_map",
+            "entries": [
+                {"key": "10.0.0.1", "value": {"ifindex": 5, "mtu": 1500, "flags": 0}},
+                {"key": "10.0.0.2", "value": {"ifindex": 6, "mtu": 1500, "flags": 0}},
+            ],
+        },
+    },
+    {"module": "bpf_map_sync", "arguments": {"map": "/p/devices", "entries": [{"key": 5, "value": 5}]}},
+    {
+        "module": "tc_bpf_attach",
+        "arguments": {"attachments": [{"interface": "cali5"}, {"interface": "cali6"}], "purge": True},
+    },
+)
+
+
+def generation(number: int, former: int) -> Generation:
+    return Generation(number, former, f"digest{number}", "now", CALLS, {"cali5": 5, "cali6": 6})
+
+
+def history(*numbers: int, confirmed: int, attempt: Attempt | None = None) -> History:
+    return History({n: generation(n, n - 1) for n in numbers}, confirmed, "by", attempt)
+
+
+def attempt(number: int, former: int) -> Attempt:
+    return Attempt(f"a{number}", number, former, 0, "boot")
+
+
+def test_digest_knows_every_argument_and_not_the_order_of_names() -> None:
+    one = [{"module": "m", "arguments": {"a": 1, "b": [1, 2]}}]
+    assert _generations.digest_of(one) == _generations.digest_of([{"arguments": {"b": [1, 2], "a": 1}, "module": "m"}])
+    assert _generations.digest_of(one) != _generations.digest_of([{"module": "m", "arguments": {"a": 1, "b": [2, 1]}}])
+
+
+@given(st.sets(st.integers(1, 50)), st.integers(0, 50))
+def test_the_last_three_and_the_confirmed_one_are_kept(numbers: set[int], confirmed: int) -> None:
+    kept = _generations.kept(numbers, confirmed)
+    assert confirmed in kept
+    assert set(sorted(numbers)[-3:]) <= kept
+    assert len(kept) <= 4
+
+
+def test_an_attempt_that_was_given_up_leaves_its_number() -> None:
+    assert _generations.next_number(history(confirmed=0)) == 1
+    assert _generations.next_number(history(1, 2, confirmed=2)) == 3
+    assert _generations.next_number(history(1, 2, 3, confirmed=2, attempt=attempt(3, 2))) == 3
+    assert _generations.next_number(history(1, 2, confirmed=1)) == 3
+
+
+def test_previous_is_the_one_that_was_replaced() -> None:
+    assert _generations.target_of(history(1, 2, confirmed=2), "previous") == 1
+    assert _generations.target_of(history(1, confirmed=1), "previous") == 0
+    assert _generations.target_of(history(confirmed=0), "previous") == 0
+    assert _generations.target_of(history(1, 2, confirmed=1, attempt=attempt(2, 1)), "former") == 1
+
+
+@pytest.mark.parametrize("wanted", ["7", "previous", "newest"])
+def test_what_is_not_kept_is_an_error(wanted: str) -> None:
+    with pytest.raises(OverlayError):
+        _generations.target_of(history(3, confirmed=3), wanted)
+
+
+def test_restoring_follows_interfaces_to_their_new_numbers_and_leaves_out_those_that_are_gone() -> None:
+    calls = _generations.adapt(CALLS, {"cali5": 5, "cali6": 6}, {"cali5": 9})
+    by_module = [call["arguments"] for call in calls]
+    assert by_module[1]["entries"] == [{"key": "10.0.0.1", "value": {"ifindex": 9, "mtu": 1500, "flags": 0}}]
+    assert by_module[2]["entries"] == [{"key": 9, "value": 9}]
+    assert by_module[3]["attachments"] == [{"interface": "cali5"}]
+    assert _generations.adapt(CALLS, {"cali5": 5}, {"cali5": 5}) == CALLS
+
+
+class CrashError(Exception):
+    pass
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the given one of the calls that change a file system fail, as if the power went."""
+    left = [step]
+
+    def counted(original: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise CrashError
+            return original(*arguments, **named)
+
+        return call
+
+    for name in ("rename", "mkdir", "unlink", "fsync"):
+        monkeypatch.setattr(_generation_store.os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.parametrize("step", range(14))
+def test_crash_while_an_attempt_begins_or_is_confirmed_leaves_the_former_readable(tmp_path: Path, step: int) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    with pytest.MonkeyPatch.context() as patched:
+        crash_at(patched, step)
+        try:
+            store.begin(attempt(2, 1), generation(2, 1), b"two")
+            store.confirm(2, "a2")
+        except CrashError:
+            pass
+    seen = store.read()
+    assert seen.confirmed in (1, 2)
+    assert seen.generations[1] == generation(1, 0)
+    assert seen.digest == f"digest{seen.confirmed}"
+    assert Path(store.runtime(seen.confirmed)).read_bytes() == {1: b"one", 2: b"two"}[seen.confirmed]
+    store.begin(attempt(2, seen.confirmed), generation(2, seen.confirmed), b"three")
+    store.confirm(2, "again")
+    assert (store.read().confirmed, store.read().attempt) == (2, None)
+
+
+def test_only_the_last_three_stay_on_disk(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    for number in range(1, 7):
+        store.begin(attempt(number, number - 1), generation(number, number - 1), b"")
+        store.confirm(number, f"a{number}")
+    assert sorted(os.listdir(tmp_path / "state/generations")) == ["4", "5", "6"]
+    store.begin(attempt(7, 6), generation(7, 6), b"")
+    store.give_up()
+    assert sorted(store.read().generations) == [4, 5, 6]
+    store.clear()
+    assert not store.exists()

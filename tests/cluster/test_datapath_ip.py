@@ -226,13 +226,16 @@ def watched(node: Node) -> Iterator[Callable[[int], int]]:
 def test_neither_conntrack_nor_netfilter_sees_a_bypassed_flow(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
     with watched(lab.nodes[1]) as one, watched(lab.nodes[2]) as two, cluster.nothing_invalid():
-        with cluster.datapaths[2].counted() as grown, cluster.datapaths[1].counted() as beyond:
-            with connected(lab.workload(1, 1), lab.workload(2, 1), family) as (client, server):
-                port = client.getsockname()[1]
-                for _ in range(PACKETS // 200):
-                    say(client, server, 50)
-                    say(server, client, 50)
-                tracked = [entry for node in lab.nodes.values() for entry in node.conntrack()]
+        with (
+            cluster.datapaths[2].counted() as grown,
+            cluster.datapaths[1].counted() as beyond,
+            connected(lab.workload(1, 1), lab.workload(2, 1), family) as (client, server),
+        ):
+            port = client.getsockname()[1]
+            for _ in range(PACKETS // 200):
+                say(client, server, 50)
+                say(server, client, 50)
+            tracked = [entry for node in lab.nodes.values() for entry in node.conntrack()]
         assert (one(port), two(port)) == (0, 0)  # the last packets of both ends included
     assert bypassed(grown) >= PACKETS // 2
     assert bypassed(beyond) >= PACKETS // 2

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def history(node: Node) -> dict[str, Any]:
         return {"number": 0, "digest": ""}
     manifest = json.loads(node.run(["cat", f"{STATE}/generations/{number}/manifest.json"]).stdout)
     return {"number": number, "digest": manifest["digest"]}
+
+
+def settled(node: Node) -> bool:
+    return not pending(node)
 
 
 def pending(node: Node) -> bool:
@@ -180,7 +185,7 @@ def test_killed_controller_leaves_no_node_half_way(lab: Lab) -> None:
         os.killpg(controller.pid, signal.SIGKILL)
         controller.wait()
         for node in lab.nodes.values():
-            wait_until(lambda node=node: not pending(node), 60, f"{node.name} is confirmed or back")
+            wait_until(partial(settled, node), 60, f"{node.name} is confirmed or back")
             if history(node)["number"] == 1:
                 assert history(node)["digest"] == former[node.name]
     play.playbook(SITE, variables=TWO_SERVICES).succeeded()

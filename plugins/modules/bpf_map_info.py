@@ -18,12 +18,12 @@ options:
     required: true
   key:
     description:
-      - The schema of the keys, as in M(ebpf.overlay.bpf_map_sync#module).
+      - The schema of the keys, as in M(ebpf.overlay.bpf_map_sync).
       - Where it is not given and not known, keys are returned as hexadecimal bytes.
     type: raw
   value:
     description:
-      - The schema of the values, as in M(ebpf.overlay.bpf_map_sync#module).
+      - The schema of the values, as in M(ebpf.overlay.bpf_map_sync).
       - Where it is not given and not known, values are returned as hexadecimal bytes, for a per-CPU map those of the
         first CPU that has any.
     type: raw

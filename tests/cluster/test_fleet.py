@@ -7,25 +7,17 @@ The tests of this file build on one another, in this order.
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet import play, state
-from lab.api import Lab, Node, wait_until
+from lab.api import Lab, Node
 
 SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"
-LEASE = 8.0
 TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}
 # The node drops SSH, as a firewall that lost its rules would: nothing is refused.
-CUT_TABLE = "table inet cut { chain input { type filter hook input priority -10; tcp dport 22 drop; }; }\n"
 
 
 def history(node: Node) -> dict[str, Any]:
@@ -36,17 +28,6 @@ def history(node: Node) -> dict[str, Any]:
         return {"number": 0, "digest": ""}
     manifest = json.loads(node.run(["cat", f"{STATE}/generations/{number}/manifest.json"]).stdout)
     return {"number": number, "digest": manifest["digest"]}
-
-
-def settled(node: Node) -> bool:
-    return not pending(node)
-
-
-def pending(node: Node) -> bool:
-    """Whether an attempt waits for confirmation, or a process for the attempt."""
-    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"
-    listed = node.run(["sh", "-c", script], check=False)
-    return bool(listed.stdout.strip())
 
 
 def seen(lab: Lab) -> dict[str, Any]:
@@ -134,6 +115,3 @@ def test_generation_that_is_not_kept_is_an_error_that_says_so() -> None:
     assert done.code != 0
     assert "no history" in done.output
     assert done.changes == set()
-
-
-@pytest.mark.usefixtures("lab")

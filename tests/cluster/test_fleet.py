@@ -30,6 +30,13 @@ def history(node: Node) -> dict[str, Any]:
     return {"number": number, "digest": manifest["digest"]}
 
 
+def pending(node: Node) -> bool:
+    """Whether an attempt waits for confirmation, or a process for the attempt."""
+    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"
+    listed = node.run(["sh", "-c", script], check=False)
+    return bool(listed.stdout.strip())
+
+
 def seen(lab: Lab) -> dict[str, Any]:
     return {node.name: (state.observe(node), history(node)) for node in lab.nodes.values()}
 

@@ -131,7 +131,7 @@ class Cluster:
     def nothing_invalid(self) -> Iterator[None]:
         """The block leaves the counters of INVALID packets where they are.
 
-        The counters are those of whole nodes: FINs that ends of an earlier test's cut connections still repeat count too.
+        The counters are those of whole nodes: FINs of connections that an earlier test cut, still repeated, count too.
         So only a soak, where tests have the nodes for themselves for long, takes them for a failure; else it is told.
         """
         before = self.invalid()

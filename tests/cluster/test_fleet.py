@@ -102,20 +102,6 @@ def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp
     assert play.playbook(SITE).succeeded().changes == set()
 
 
-def test_rollback_goes_to_the_generation_before_with_the_maps_that_it_had(lab: Lab) -> None:
-    before = {node.name: (history(node), dump(node)) for node in lab.nodes.values()}
-    predicted = play.playbook(SITE, "--check", "--diff", variables=TWO_SERVICES).succeeded()
-    assert play.playbook(SITE, variables=TWO_SERVICES).succeeded().changes == predicted.changes
-    assert [history(node)["number"] for node in lab.nodes.values()] == [2, 2, 2]
-    predicted = play.playbook("rollback.yml", "--check").succeeded()
-    with lab.nodes[1].connect(lab.workload(2, 1).ipv4, 8080) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n")
-        assert play.playbook("rollback.yml").succeeded().changes == predicted.changes
-        connection.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert b" 200 " in connection.recv(4096)
-    assert {node.name: (history(node), dump(node)) for node in lab.nodes.values()} == before
-
-
 @pytest.mark.usefixtures("lab")
 def test_generation_that_is_not_kept_is_an_error_that_says_so() -> None:
     done = play.playbook("rollback.yml", variables={"overlay_rollback_to": "7"})

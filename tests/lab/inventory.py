@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .cluster import FABRIC, ClusterPlan
-from .paths import INVENTORY, KEY, write_atomically
+from .paths import CONNECTIONS, INVENTORY, KEY, write_atomically
 
 # There is no route from the machine into the lab: each connection starts in the fabric's namespace, so that it
 # arrives at the node's uplink like any other packet. Host keys change with every "up".
@@ -33,6 +33,7 @@ def text(cluster: ClusterPlan) -> str:
         "    ansible_user: root",
         "    ansible_ssh_private_key_file: '{{ inventory_dir }}/" + KEY.name + "'",
         f"    ansible_ssh_common_args: '{options}'",
+        f"    ansible_control_path_dir: {CONNECTIONS}",
         "    ansible_host_key_checking: false",
         "    ansible_pipelining: true",
         "    ansible_python_interpreter: /usr/bin/python3",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import base, namespace
 from .network import destroy_namespace
-from .paths import MARKER, PIDS, RUN_DIR, LabError, nodes_dir
+from .paths import CONNECTIONS, MARKER, PIDS, RUN_DIR, LabError, nodes_dir
 
 CGROUP_NAME = "ebpf-overlay-lab"
 MNT_DETACH = 2
@@ -161,6 +161,7 @@ def sweep() -> list[str]:
         shutil.rmtree(nodes_dir())
         found.append("node file systems")
     found.extend(base.clean_unfinished())
+    shutil.rmtree(CONNECTIONS, ignore_errors=True)
     if RUN_DIR.exists():
         shutil.rmtree(RUN_DIR)
         found.append(str(RUN_DIR))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -19,6 +20,9 @@ STATE = RUN_DIR / "lab.json"
 PIDS = RUN_DIR / "pids"
 LOGS = RUN_DIR / "logs"
 REQUESTS = RUN_DIR / "requests"
+# Of this clone alone: a connection that is kept open would lead to another lab's node with the same address. Short,
+# because the path of a socket may have 107 bytes (unix(7)).
+CONNECTIONS = Path("/run") / f"ebpf-overlay-lab-{hashlib.sha256(str(RUN_DIR).encode()).hexdigest()[:8]}"
 LOCK = Path("/run/lock/ebpf-overlay-lab.lock")
 NETNS_DIR = Path("/run/netns")
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from struct import iter_unpack
@@ -27,6 +28,7 @@ SUPPORTED_TYPES = INDEXED_TYPES | EVICTING_TYPES | {
 HASHED_TYPES = EVICTING_TYPES | {bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH}
 OUR_PINS = "/sys/fs/bpf/ebpf-overlay/"
 BATCH = 16384  # entries per call
+PATIENCE = 5.0  # seconds, for a map that changes while it is read
 
 _ADVICE = {
     errno.E2BIG: "The map is full, or the index is beyond it: list fewer entries, or load a larger map.",
@@ -115,17 +117,19 @@ class PinnedMap:
         """All entries, without an array's slots of zeros. Raises OverlayError.
 
         ``total`` makes one value of a per-CPU entry's copies. While others write, an entry may be missed or be the
-        old one, as in any reader of a live map; it is never torn between two keys, and the loop always ends.
+        old one, as in any reader of a live map; it is never torn between two keys, and the loop always ends: after
+        four times the steps that a map at rest takes, but not before PATIENCE is over, since on a busy machine the
+        writers may get more of the CPU than the reader.
         """
-        # A hash that shrinks under the reader may send it back to the start, again and again.
-        limit, steps = 4 * self.info.max_entries + 1024, 0
+        # A map that changes under the reader may send it back to the start, again and again.
+        limit, steps, deadline = 4 * self.info.max_entries + 1024, 0, time.monotonic() + PATIENCE
         blocks = []
         try:
             for keys, values in self._blocks():
                 steps += max(len(keys) // self.info.key_size, 1)
                 if any(values) or (keys and not self.indexed):
                     blocks.append((keys, values))
-                if steps > limit:
+                if steps > limit and time.monotonic() > deadline:
                     raise OverlayError(
                         "read a map", self.path, f"it changes faster than it can be read ({steps} entries so far)",
                         "Stop what adds and removes its entries, then run again.",
@@ -155,26 +159,31 @@ class PinnedMap:
         yield from self._walk()
 
     def _walk(self) -> Iterator[tuple[bytes, bytes]]:
-        """Key by key; an empty pair for a step that found nothing new.
+        """Key by key, then their values; an empty pair for a step on the way.
 
         After a key that is gone the kernel starts anew with the first one (htab_map_get_next_key, trie_get_next_key).
-        To go on from there would never end on a busy map, so the walk goes back to the last key that is still there.
+        To go on from there would never end on a busy map, so the walk goes on from the last key that is still there. It
+        does nothing between two steps: the less time a key has to go away, the surer is the next step.
         """
         size = self.info.key_size
-        seen: set[bytes] = set()
+        seen: dict[bytes, None] = {}
         trail: list[bytes] = []
         key = bpf.map_next_key(self.fd, None, size)
         while key is not None:
+            following = bpf.map_next_key(self.fd, key, size)
             if key not in seen:
-                seen.add(key)
+                seen[key] = None
                 trail.append(key)
-                value = bpf.map_lookup(self.fd, key, self._stride)
-                yield (key, value) if value is not None else (b"", b"")
-                key = bpf.map_next_key(self.fd, key, size)
-            else:
-                yield b"", b""
-                sent_back = bool(trail) and key == bpf.map_next_key(self.fd, None, size)
-                key = bpf.map_next_key(self.fd, trail.pop() if sent_back else key, size)
+            if following in seen and following == bpf.map_next_key(self.fd, None, size):  # sent back
+                while trail and bpf.map_lookup(self.fd, trail[-1], self._stride) is None:
+                    trail.pop()
+                following = bpf.map_next_key(self.fd, trail[-1] if trail else None, size)
+            key = following
+            yield b"", b""
+        for key in seen:
+            value = bpf.map_lookup(self.fd, key, self._stride)
+            if value is not None:
+                yield key, value
 
     def _copies(self, value: bytes) -> list[bytes]:
         slot = self._stride // bpf.possible_cpus()

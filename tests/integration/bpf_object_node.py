@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -254,12 +253,3 @@ def node(*, mounted: bool = True, preload: tuple[str, ...] = ()) -> Iterator[Nod
         finally:
             keeper.kill()
             keeper.wait()
-
-
-def have_requirements() -> bool:
-    """Root, unshare and the distribution's bcc."""
-    return (
-        os.geteuid() == 0
-        and shutil.which("unshare") is not None
-        and subprocess.run([PYTHON, "-c", "import bcc.libbcc"], capture_output=True, check=False).returncode == 0
-    )

@@ -24,6 +24,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible.module_utils.common import warnings
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_call, _bpf_syscall as bpf, _bulk_parameter, _maps
 
+subprocess.run(["umount", "-R", "/sys/fs/bpf"], stderr=subprocess.DEVNULL)  # the machine's own would hide below ours
 for target in ("/sys/fs/bpf", "/run"):
     subprocess.run(["mount", "-t", "bpf" if "bpf" in target else "tmpfs", "ours", target], check=True)
 modules = {name: importlib.import_module("ansible_collections.ebpf.overlay.plugins.modules." + name)

@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import pytest
 from integration.tc_sandbox import PINS, Sandbox, arguments_of, result, returns
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def parts(result: dict[str, Any]) -> dict[str, Any]:

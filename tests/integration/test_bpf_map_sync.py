@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
-import shutil
 import struct
 from collections.abc import Iterator
 from itertools import count
@@ -18,8 +16,6 @@ from integration.maps_kernel import PINS, Kernel, Outcome, measure_large
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: maps and a mount namespace")
 
 names = (f"m{number}" for number in count())
 CPUS = bpf.possible_cpus()
@@ -164,7 +160,6 @@ def test_100_000_entries_quickly_and_in_less_than_80_mb(tmp_path: Any) -> None:
     assert again["ratio"] < 3
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_the_second_run_by_strace(tmp_path: Any) -> None:
     log = tmp_path / "log"
     kernel = Kernel("strace", "-f", "-qq", "-e", "trace=bpf", "-o", str(log))

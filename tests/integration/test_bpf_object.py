@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.bpf_object_node import ROOT, Node, Outcome, have_requirements, node
-
-pytestmark = pytest.mark.skipif(not have_requirements(), reason="needs root and the distribution's bcc")
+from integration.bpf_object_node import ROOT, Node, Outcome, node
 
 PREFIX = "tobj_"  # of all programs and maps here, to find them among those of others
 PIN_DIR = "/sys/fs/bpf/tobj"

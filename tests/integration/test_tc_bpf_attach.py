@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from integration.tc_checks import TCX_ATTACH, foreign_state, needs_root, parts, refused, tcx_of
+from integration.tc_checks import TCX_ATTACH, foreign_state, parts, refused, tcx_of
 from integration.tc_sandbox import PINS, Sandbox, at, returns
 
 pytest_plugins = ["integration.tc_fixtures"]
-pytestmark = needs_root
 
 
 # -- clsact -----------------------------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ import re
 from typing import Any
 
 import pytest
-from integration.tc_checks import TCX_ATTACH, foreign_state, needs_root
+from integration.tc_checks import TCX_ATTACH, foreign_state
 from integration.tc_sandbox import PINS, Sandbox, at, returns
 
 pytest_plugins = ["integration.tc_fixtures"]
-pytestmark = needs_root
 
 SOAK = bool(os.environ.get("OVERLAY_SOAK"))
 STEPS = 1000 if SOAK else 12

@@ -8,11 +8,10 @@ import time
 from typing import Any
 
 import pytest
-from integration.tc_checks import TCX_ATTACH, disturbed, needs_root, parts, refused
+from integration.tc_checks import TCX_ATTACH, disturbed, parts, refused
 from integration.tc_sandbox import PINS, PYTHON, Sandbox, arguments_of, at, environment, result, returns
 
 pytest_plugins = ["integration.tc_fixtures"]
-pytestmark = needs_root
 
 
 # -- bad input, lost races, kills -------------------------------------------------------------------------------------

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 
-from integration.tc_checks import TCX_ATTACH, foreign_state, needs_root, parts
+from integration.tc_checks import TCX_ATTACH, foreign_state, parts
 from integration.tc_sandbox import PINS, Sandbox, at, returns
 
 pytest_plugins = ["integration.tc_fixtures"]
-pytestmark = needs_root
 
 
 def test_info_flags_what_never_runs_aws_network_policy_agent_480(node: Sandbox) -> None:

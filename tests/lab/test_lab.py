@@ -30,7 +30,7 @@ from lab.cluster import (
     WorkloadPlan,
 )
 from lab.inventory import SSH_OPTIONS
-from lab.testing import answers, eventually_http, needs_root, run_lab
+from lab.testing import answers, eventually_http, run_lab
 
 FAMILIES = ("ipv4", "ipv6")
 
@@ -95,7 +95,6 @@ def test_bad_arguments_are_one_line() -> None:
 # --- a lab that is up ---------------------------------------------------------------------------------------------
 
 
-@needs_root
 @pytest.mark.usefixtures("lab")
 class TestLab:
     def test_status_shows_every_node_and_workload_up(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lab import leftovers, namespace, paths
 from lab.api import Lab, wait_until
 from lab.cluster import ClusterPlan
-from lab.testing import LAUNCHER, NOTHING, answers, eventually_http, needs_root, run_lab, traces
+from lab.testing import LAUNCHER, NOTHING, answers, eventually_http, run_lab, traces
 
 
 @pytest.fixture
@@ -26,7 +26,6 @@ def no_lab() -> Iterator[None]:
     run_lab("down")
 
 
-@needs_root
 @pytest.mark.usefixtures("no_lab")
 class TestLife:
     def test_up_is_quick_and_repeatable_and_down_leaves_nothing(self) -> None:

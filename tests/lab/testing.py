@@ -10,13 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from . import leftovers, namespace, paths
 from .api import Lab, Node
 from .cli import ssh_answers
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 LAUNCHER = paths.LAB_DIR / "lab"
 
 

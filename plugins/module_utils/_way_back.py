@@ -37,6 +37,8 @@ PAUSE = 5.0  # seconds between tries to go back
 
 def run_call(call: Call, check: bool) -> dict[str, Any]:
     """Run a module with its arguments in a child, since a module ends its process. Returns the module's result."""
+    with contextlib.suppress(Exception):  # the child tells
+        importlib.import_module(f"{MODULES}.{call['module']}")  # here, so that further calls need not do it again
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -64,7 +64,11 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for. ``links``: the owner's folder of link pins; ``namespace`` names the net namespace."""
+    """What the user asked for. ``links``: the owner's folder of link pins; ``namespace`` names the net namespace.
+
+    ``rebuilt``: programs, without an id, that an earlier task of a dry run would build anew: whatever is pinned there
+    now is not what will be attached.
+    """
 
     attachments: tuple[Attachment, ...] = ()
     owner: str = "ebpf.overlay"
@@ -73,6 +77,7 @@ class Wish:
     present: bool = True
     links: str = "/sys/fs/bpf/ebpf-overlay/links/ebpf_2eoverlay"
     namespace: str = "0"
+    rebuilt: tuple[Program, ...] = ()
 
     def check(self) -> None:
         """Raises :class:`OverlayError` for a value that no kernel takes, or that would not say whose a filter is."""

@@ -39,6 +39,7 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
     Raises :class:`OverlayError` for a wish that cannot be met whatever runs before: an interface that does not exist, a
     slot that somebody else has, attachments that exclude each other, a mechanism that cannot work there.
     """
+    seen = _once_rebuilt(wish, seen)
     draft = _Draft(wish, seen)
     wanted, warnings = resolve(wish, seen, draft.links) if wish.present else ([], [])
     draft.clear_leftovers()
@@ -65,10 +66,17 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
     )
 
 
+def _once_rebuilt(wish: Wish, seen: Observed) -> Observed:
+    """What will be pinned when this plan is applied, in place of what is pinned now."""
+    rebuilt = {os.path.normpath(program.pin): program for program in wish.rebuilt}
+    new = {pin: replace(found, pin=pin) for pin in seen.programs if (found := rebuilt.get(os.path.normpath(pin)))}
+    return replace(seen, programs={**seen.programs, **new})
+
+
 def _unmet(operations: list[Any], wanted: list[Wanted], seen: Observed) -> Iterator[str]:
     """Only what these operations need: a run that has nothing to do needs nothing."""
     for pin in sorted({item.program.pin for item in wanted if item.program.id is None}):
-        yield seen.no_pins.get(pin) or f"No program is pinned at {pin}."
+        yield seen.no_pins.get(pin) or f"The program for {pin} is still to be built."
     if seen.no_filters and any(
         isinstance(item, (do.FilterOperation, do.AddClsact, do.DeleteClsact)) for item in operations
     ):

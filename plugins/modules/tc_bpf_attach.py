@@ -62,6 +62,32 @@ options:
         description: The filter's handle within its priority.
         type: int
         default: 1
+  programs:
+    description:
+      - What M(ebpf.overlay.bpf_object) returned as RV(ebpf.overlay.bpf_object#module:programs) earlier in the play.
+      - In a dry run it names the programs that would be built anew (those without an C(id)). What is pinned in their
+        place at that moment is then not taken for what will be attached, so that the dry run of an upgrade predicts the
+        change of the filters too.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      pin:
+        description: The program's pin.
+        type: path
+        required: true
+      id:
+        description: The program's id; none for a program that is still to be built.
+        type: int
+      tag:
+        description: The program's tag.
+        type: str
+      name:
+        description: The function's name, not used.
+        type: str
+      xlated_size:
+        description: The program's size, not used.
+        type: int
   owner:
     description: Whose filters these are. Filters of other owners are left alone.
     type: str
@@ -111,9 +137,17 @@ EXAMPLES = r"""
       - interface: eth0
         program: /sys/fs/bpf/ebpf-overlay/from_uplink
 
-- name: Run a program of our own last, on the way out
+- name: Have a program of our own built
+  ebpf.overlay.bpf_object:
+    src: count.c
+    pin_dir: /sys/fs/bpf/acme
+    programs: [count]
+  register: built
+
+- name: Run it last, on the way out; a dry run after a change of count.c predicts that its filter changes
   ebpf.overlay.tc_bpf_attach:
     owner: acme
+    programs: "{{ built.programs }}"
     attachments:
       - interface: eth0
         direction: egress
@@ -204,6 +238,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, respawn_where_importable, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
 from ansible_collections.ebpf.overlay.plugins.module_utils._qdisc_records import namespace_key
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import Program
 from ansible_collections.ebpf.overlay.plugins.module_utils._tcx import links_folder
 
 
@@ -220,6 +255,18 @@ def main() -> None:
                     "program": {"type": "path", "required": True},
                     "priority": {"type": "int", "default": 1},
                     "handle": {"type": "int", "default": 1},
+                },
+            },
+            "programs": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "pin": {"type": "path", "required": True},
+                    "id": {"type": "int"},
+                    "tag": {"type": "str"},
+                    "name": {"type": "str"},
+                    "xlated_size": {"type": "int"},
                 },
             },
             "owner": {"type": "str", "default": "ebpf.overlay"},
@@ -258,6 +305,9 @@ def read_wish(params: dict[str, Any]) -> Wish:
         present=params["state"] == "present",
         links=links_folder(params["bpffs"], params["owner"]),
         namespace=namespace_key(),
+        rebuilt=tuple(
+            Program(entry["pin"], None, entry["tag"] or "") for entry in params["programs"] if entry["id"] is None
+        ),
     )
     wish.check()
     return wish

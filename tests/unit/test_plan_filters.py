@@ -375,6 +375,23 @@ def test_a_missing_pin_predicts_the_same_interfaces_and_stands_against_a_real_ru
     assert "/pins/new" in plan.unmet[0]
 
 
+@pytest.mark.parametrize("mechanism", ["clsact", "tcx"])
+def test_a_program_that_will_be_built_anew_changes_its_filters(mechanism: str) -> None:
+    """What is pinned now is not what an upgrade attaches; only a dry run meets such a program."""
+    wish = wish_for(("eth0", INGRESS, "/pins/a"), ("eth0", EGRESS, "/pins/b"), mechanism=mechanism)
+    kernel = Kernel(wish)
+    for operation in plan_filters(wish, kernel.look()).operations:
+        kernel.apply(operation)
+    assert not plan_filters(wish, kernel.look()).operations
+    plan = plan_filters(replace(wish, rebuilt=(Program("/pins//a", None, "new"),)), kernel.look())
+    assert kinds(plan.operations) == ["ReplaceFilter" if mechanism == "clsact" else "UpdateLink"]
+    assert [(entry["program_id"], entry["tag"]) for entry in plan.result["attachments"]] == [
+        (None, "new"), (21, "tag21"),
+    ]  # fmt: skip
+    assert plan.before != plan.after
+    assert plan.unmet == ("The program for /pins/a is still to be built.",)
+
+
 def test_what_is_missing_does_not_matter_when_nothing_is_to_be_done() -> None:
     assert plan_filters(wish_for(purge=True), seen(no_filters="x", no_links="y")).unmet == ()
 

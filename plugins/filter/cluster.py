@@ -10,13 +10,6 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, REASONS
-
-OWNER = "ebpf.overlay"
-_NAMES = [name for name, _ in REASONS]
-# The reasons are in this order: what was redirected, why a packet was not, what became of flows.
-REDIRECTED = tuple(f"{direction}.{name}" for direction in DIRECTIONS for name in _NAMES[: _NAMES.index("not_ip")])
-PASSED = frozenset(_NAMES[_NAMES.index("not_ip") : _NAMES.index("flow_opened")])
 
 
 def picture(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,41 +28,6 @@ def node_plan(
 ) -> dict[str, Any]:
     """Facts of node ``name``, the picture and the services -> maps and attachments of the node."""
     return _told(lambda: _topology.plan_node(name, facts, known, services))
-
-
-def status_table(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
-    """Names of nodes whose status was read -> lines of a table: what runs where."""
-    heads = ("node", "generation", "drift", "mode", "uplinks", "workloads", "attached", "redirected", "kernel's path")
-    rows: list[tuple[str, ...]] = [heads]
-    rows += [_status_row(name, hostvars[name]) for name in names]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-
-
-def _status_row(name: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    facts = _facts_of({name: variables}, name)
-    hooks = [(link["name"], entry) for link in variables["node_attached"]["interfaces"] for entry in link["ingress"]]
-    attached: dict[str, int] = {}
-    for _, entry in hooks:
-        if entry["owner"] == OWNER:
-            program = entry["name"].partition(":")[2]
-            attached[program] = attached.get(program, 0) + 1
-    stats = {entry["key"]: entry["value"]["packets"] for entry in variables["node_stats"]["entries"]}
-    redirected = sum(stats.get(label, 0) for label in REDIRECTED)
-    control = facts["control"]
-    generation = variables["node_generation"]
-    drift = sorted({found["target"].rpartition("/")[2] or found["module"] for found in generation["differences"]})
-    return (
-        name,
-        f"{generation['number']} {generation['digest'][:8]}".rstrip(),
-        ", ".join(drift) or "none",
-        control["mode"] if control else "not loaded",
-        ", ".join(uplink["name"] for uplink in facts["uplinks"]) or "-",
-        str(len(facts["workloads"])),
-        ", ".join(f"{count} {program}" for program, count in sorted(attached.items())) or "nothing",
-        str(redirected),
-        str(sum(count for label, count in stats.items() if label.partition(".")[2] in PASSED)),
-    )
 
 
 def generation_calls(
@@ -164,7 +122,6 @@ class FilterModule:
             "picture": picture,
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
-            "status_table": status_table,
             "generation_calls": generation_calls,
             "probers": probers,
             "probe_targets": probe_targets,

@@ -11,7 +11,7 @@ short_description: Tell which generation an overlay node is at, and what differs
 description:
   - Reads what M(ebpf.overlay.overlay_generation) keeps on the node.
   - Compares the node with its confirmed generation, by making the generation's calls in check mode with the code that
-    is kept with it.
+    is kept with it, and names each object that differs, RV(drift).
 options:
   compare:
     description: Whether to compare. It takes about a second.
@@ -36,7 +36,7 @@ EXAMPLES = r"""
 
 - name: Show what differs
   ansible.builtin.debug:
-    var: found.differences
+    var: found.drift
 """
 
 RETURN = r"""
@@ -62,6 +62,37 @@ generations:
   elements: dict
   sample:
     - {number: 1, former: 0, digest: 9b0c…, when: "2026-01-15T10:21:07+00:00"}
+drift:
+  description:
+    - The objects that differ from the confirmed generation, and foreign filters that run before ours.
+    - For a node without a generation, the list is empty.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description:
+        - V(missing), V(changed) and V(extra) say how the object differs. V(hidden) is a filter of ours that never runs,
+          V(ahead) one that another filter may keep packets from. V(unknown) could not be compared.
+      type: str
+    object:
+      description: Which interface and filter, map and key, pin, package or mount.
+      type: str
+    wanted:
+      description: What it should be; none if it should not be there.
+      type: str
+    found:
+      description: What it is, or what is there instead; none if nothing is.
+      type: str
+    owner:
+      description: Who owns what is there instead, as far as its name says so.
+      type: str
+  sample:
+    - kind: missing
+      object: filter on cali0a1b2c3d ingress, priority 1, handle 0x1
+      wanted: protocol 0x0003 ebpf.overlay:from_workload program 723 tag 96d9978f9f8bb4cd direct-action
+      found: bpf filter priority 1 handle 0x1 cilium:from_container program 801
+      owner: cilium
 differences:
   description: What differs from the confirmed generation, by module.
   returned: success
@@ -75,23 +106,26 @@ differences:
 """
 
 import json
+import socket
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _watchdog
+from ansible_collections.ebpf.overlay.plugins.module_utils._drift import find_drift
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import History, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Call, History, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
 from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import interfaces, mode_on
 
 
-def compare(store: Store, history: History) -> list[dict[str, Any]]:
-    """Raises :class:`OverlayError`."""
-    runtime = store.runtime(history.confirmed)
-    calls = [*calls_to(history, history.confirmed, interfaces()), mode_on(history.confirmed)]
+def rehearse(runtime: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """What the calls would change. Raises :class:`OverlayError`."""
     command = [_watchdog.python(), runtime, "rehearse"]
     done = subprocess.run(command, input=json.dumps(calls), text=True, capture_output=True, check=False, cwd="/")
     try:
@@ -104,12 +138,36 @@ def compare(store: Store, history: History) -> list[dict[str, Any]]:
     return found
 
 
+def hooks() -> list[dict[str, Any]]:
+    """What is on the interfaces, whoever owns it. Raises :class:`OverlayError`."""
+    try:
+        return read_interfaces({name: ifindex for ifindex, name in socket.if_nameindex()}, BPFFS)
+    except OSError as error:
+        raise OverlayError(
+            "read the traffic-control hooks", "all interfaces", error, "Run as root (become: true)."
+        ) from error
+
+
 def read(module: AnsibleModule) -> dict[str, Any]:
     store = Store()
     history = store.read()
-    comparable = module.params["compare"] and history.confirmed in history.generations
+    differences: list[dict[str, Any]] = []
+    drift: list[dict[str, Any]] = []
+    if module.params["compare"] and history.confirmed in history.generations:
+        calls = [*calls_to(history, history.confirmed, interfaces()), mode_on(history.confirmed)]
+        differences = rehearse(store.runtime(history.confirmed), calls)
+        wanted = [item for call in calls for item in call["arguments"].get("attachments", ())]
+        drift = find_drift(differences, wanted, hooks())
     return {
         "changed": False,
+        **summary(history),
+        "differences": differences,
+        "drift": drift,
+    }
+
+
+def summary(history: History) -> dict[str, Any]:
+    return {
         "number": history.confirmed,
         "digest": history.digest,
         "pending": history.attempt.number if history.attempt else 0,
@@ -117,7 +175,6 @@ def read(module: AnsibleModule) -> dict[str, Any]:
             {name: getattr(generation, name) for name in ("number", "former", "digest", "when")}
             for _number, generation in sorted(history.generations.items())
         ],
-        "differences": compare(store, history) if comparable else [],
     }
 
 

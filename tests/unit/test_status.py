@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The status of a fleet: the document, its table and its page."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._fleet_status import fleet_status, share_text, status_table
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._status_page import page
+
+WHEN = "2026-01-15T10:21:07+00:00"
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+def told(number: int, **changes: Any) -> dict[str, Any]:
+    """What the tasks register on a node that has the overlay, and a flow to the next one."""
+    workload = {"address": f"10.244.{number}.11", "interface": f"cali{number}"}
+    drift = changes.get("drift", [])
+    entry = {
+        "mechanism": "clsact", "name": "ebpf.overlay:from_uplink", "owner": "ebpf.overlay", "priority": 1, "handle": 1,
+        "hidden_by": None,
+    }  # fmt: skip
+    counts = changes.get("counts", {"uplink.to_workload": 75, "uplink.unknown_flow": 25, "uplink.not_tcp": 900})
+    facts = {
+        "workloads": [workload],
+        "control": {"mode": "on"},
+        "uplinks": [{"name": "eth0"}],
+        "addresses": [f"198.18.0.{number}"],
+    }
+    pairs = [{"workload": workload["address"], "remote": f"10.244.{number + 1}.11", "flows": 3}]
+    return {
+        "node_looked": {"ansible_facts": {"overlay": facts}},
+        "node_attached": {"interfaces": [{"name": "eth0", "ingress": [entry], "egress": []}]},
+        "node_stats": {
+            "exists": True,
+            "entries": [{"key": key, "value": {"packets": n, "bytes": 100 * n}} for key, n in counts.items()],
+        },
+        "node_flows": {"flows": 3, "pairs": pairs},
+        "node_generation": {"number": 1, "digest": "5f3b103b75d4", "pending": 0, "drift": drift},
+    }
+
+
+def fleet(**nodes: dict[str, Any]) -> dict[str, Any]:
+    return fleet_status(list(nodes), nodes, WHEN)
+
+
+class Reader(HTMLParser):
+    """Checks that every element is closed, and keeps the text and what could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.loads: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [
+            (name, value) for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")
+        ]
+        assert tag not in ("script", "link", "img", "iframe", "object", "embed")
+        assert not [name for name, _value in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(document: dict[str, Any]) -> Reader:
+    text = page(document)
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    assert reader.loads == []
+    assert "url(" not in text
+    assert "@import" not in text
+    return reader
+
+
+def test_node_with_the_overlay() -> None:
+    (node,) = fleet(n1=told(1))["nodes"]
+    assert node["state"] == "overlaid"
+    assert node["traffic"] == {
+        "fast": {"packets": 75, "bytes": 7500},
+        "kernel": {"packets": 25, "bytes": 2500},
+        "other": {"packets": 900, "bytes": 90000},
+        "share": 0.75,
+    }
+    assert node["attachments"][0]["program"] == "from_uplink"
+
+
+def test_links_lead_to_the_node_of_the_other_end() -> None:
+    links = fleet(n1=told(1), n2=told(2))["links"]
+    assert links == [
+        {"node": "n1", "remote": "n2", "flows": 3},
+        {"node": "n2", "remote": "elsewhere", "flows": 3},
+    ]
+
+
+def test_unreachable_node_is_shown_as_such_and_nothing_old_of_it() -> None:
+    silent = {
+        "node_looked": {"unreachable": True, "msg": "Connection timed out"},
+        "ansible_facts": {"overlay": {"workloads": [{"address": "10.244.1.11"}]}},
+    }
+    document = fleet(n1=silent, n2=told(2))
+    node = document["nodes"][0]
+    assert (node["state"], node["reason"], node["workloads"]) == ("unreachable", "Connection timed out", [])
+    assert document["totals"]["unreachable"] == 1
+    assert "n1    unreachable" in "\n".join(status_table(document))
+    assert "Connection timed out" in "".join(read(document).text)
+
+
+def test_node_that_became_unreachable_half_way() -> None:
+    lost = {**told(1), "node_generation": {"unreachable": True, "msg": "lost"}}
+    assert fleet(n1=lost)["nodes"][0]["state"] == "unreachable"
+
+
+def test_node_whose_status_could_not_be_read() -> None:
+    broken = {**told(1), "node_trouble": "Compare the node: it failed", "node_generation": {"failed": True}}
+    node = fleet(n1=broken)["nodes"][0]
+    assert (node["state"], node["reason"], node["generation"]) == ("failed", "Compare the node: it failed", None)
+
+
+def test_node_without_a_single_answer_is_not_called_bare() -> None:
+    assert fleet(n1={})["nodes"][0]["state"] == "failed"
+
+
+def test_node_that_never_saw_the_overlay() -> None:
+    bare = told(1)
+    bare["node_looked"]["ansible_facts"]["overlay"]["control"] = None
+    bare["node_attached"]["interfaces"] = []
+    bare["node_stats"] = {"exists": False, "entries": []}
+    bare["node_flows"] = {"flows": 0, "pairs": []}
+    bare["node_generation"] = {"number": 0, "digest": "", "pending": 0, "drift": []}
+    document = fleet(n1=bare)
+    assert document["nodes"][0]["state"] == "bare"
+    assert document["nodes"][0]["traffic"] is None
+    assert "not loaded" in status_table(document)[1]
+    read(document)
+
+
+def test_foreign_filter_ahead_is_told_but_no_drift() -> None:
+    ahead = {"kind": "ahead", "object": "ours on eth0", "wanted": "runs first", "found": "theirs", "owner": "cilium"}
+    document = fleet(n1=told(1, drift=[ahead]))
+    assert document["nodes"][0]["state"] == "overlaid"
+    assert status_table(document)[-1] == "n1: ours on eth0: theirs (owner: cilium)"
+
+
+def test_drift_is_in_table_and_page() -> None:
+    missing = {"kind": "missing", "object": "map services, key 8080", "wanted": "1", "found": None, "owner": None}
+    document = fleet(n1=told(1, drift=[missing]))
+    assert document["nodes"][0]["state"] == "drifted"
+    assert status_table(document)[-1] == "n1: map services, key 8080: should be 1; there is nothing"
+    assert "map services, key 8080" in "".join(read(document).text)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 7, 12, 13, 60])
+def test_page_for_any_number_of_nodes(count: int) -> None:
+    document = fleet(**{f"n{number}": told(number) for number in range(1, count + 1)})
+    reader = read(document)
+    text = "".join(reader.text)
+    assert len(re.findall(r"<g class=\"node ", page(document))) == count
+    for number in range(1, count + 1):
+        assert f"n{number}" in text
+    assert ("There is no node" in text) == (count == 0)
+
+
+def test_long_drift_is_cut_and_says_so() -> None:
+    item = {"kind": "extra", "object": "map peers", "wanted": None, "found": "1", "owner": None}
+    text = "".join(read(fleet(n1=told(1, drift=[{**item, "object": f"map {number}"} for number in range(40)]))).text)
+    assert "and 28 more" in text
+
+
+HOSTILE = st.text(st.sampled_from("<>&\"'/=abc \u202e"), min_size=1, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=HOSTILE, text=HOSTILE, many=st.booleans())
+def test_everything_that_is_shown_is_escaped(name: str, text: str, many: bool) -> None:
+    item = {"kind": "extra", "object": text, "wanted": text, "found": text, "owner": text}
+    node = told(1, drift=[item])
+    node["node_looked"]["ansible_facts"]["overlay"]["workloads"][0]["interface"] = text
+    node["node_looked"]["ansible_facts"]["overlay"]["control"]["mode"] = text
+    node["node_generation"]["digest"] = text
+    nodes = {name: node, "n2": told(2), "lost": {"node_looked": {"unreachable": True, "msg": text}}}
+    if many:
+        nodes.update({f"{name}{number}": node for number in range(12)})
+    shown = "".join(read(fleet_status(list(nodes), nodes, WHEN)).text)
+    assert name in shown
+    assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "-"), (0.0, "0 %"), (0.0004, "< 1 %"), (0.5, "50 %"), (0.9996, "> 99 %"), (1.0, "100 %")]
+)
+def test_share_is_never_rounded_to_all_or_nothing(share: float | None, text: str) -> None:
+    assert share_text({"share": share}) == text
+
+
+def test_flows_on_both_ends_make_one_line() -> None:
+    back = told(2)
+    back["node_flows"]["pairs"][0]["remote"] = "198.18.0.1"
+    text = page(fleet(n1=told(1), n2=back))
+    assert text.count('class="flow both"') == 2  # one in the legend
+    assert "n1 redirects 3 open flows with n2; n2 redirects 3 open flows with n1" in text

@@ -111,11 +111,24 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# Debian 11's kernel shows no source of a bpffs ("none"): there this link, which lives as long as the mount, says it.
+MARK = "mounted_by"
+
+
+def source(mounted: Mount) -> str:
+    """Who mounted it: SOURCE if it was :func:`mount`."""
+    marked = mounted.source != SOURCE and os.path.islink(os.path.join(mounted.point, MARK))
+    return os.readlink(os.path.join(mounted.point, MARK)) if marked else mounted.source
+
+
 def mount(point: str) -> None:
     """Mount a bpffs, as systemd would, under our name. Raises :class:`OverlayError`."""
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     if _libc.mount(SOURCE.encode(), os.fsencode(point), b"bpf", ctypes.c_ulong(flags), b"mode=700"):
         raise _failed("mount a bpffs", point)
+    mounted = find_bpffs(point)
+    if mounted and mounted.source != SOURCE:
+        os.symlink(SOURCE, os.path.join(point, MARK))
 
 
 def unmount(point: str) -> None:

@@ -114,8 +114,10 @@ def observe(path: str) -> Observed:
     if mount is None or mount.point != path:
         return Observed(None)
     # A name with a dot is the kernel's own (maps.debug, progs.debug): nobody else can make one.
+    mark = os.path.join(path, _bpffs.MARK)
     files = (os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names)
-    return Observed(mount.source, tuple(sorted(name for name in files if "." not in name[len(path) :])))
+    pins = sorted(name for name in files if "." not in name[len(path) :] and name != mark)
+    return Observed(_bpffs.source(mount), tuple(pins))
 
 
 def plan(path: str, state: str, emptied: Sequence[str], observed: Observed) -> Plan:

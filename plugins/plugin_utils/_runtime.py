@@ -8,7 +8,7 @@ import importlib.util
 import io
 import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ansible.release import __version__
@@ -32,10 +32,11 @@ sys.exit(main(sys.argv[1:]))
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
 
 
-def pack() -> bytes:
-    """A zip file that ``python3`` can run."""
+def pack(more: Sequence[str] = ()) -> bytes:
+    """A zip file that ``python3`` can run. ``more``: further modules of the collection to put into it."""
     files = {"__main__.py": _MAIN, "ansible/__init__.py": f"__version__ = {__version__!r}\n"}
-    pending, seen = list(ROOTS), set(ROOTS)
+    pending = [*ROOTS, *(f"{COLLECTION}.modules.{name}" for name in more)]
+    seen = set(pending)
     while pending:
         name = pending.pop()
         found = _find(name)

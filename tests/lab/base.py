@@ -35,7 +35,7 @@ EXTRA_PACKAGES = ("python3-apt",)
 RECIPE = 3
 
 # Documentation and translations are a third of the files and nothing in a node reads them.
-_DPKG_OPTIONS = (
+DPKG_OPTIONS = (
     "force-unsafe-io",
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/locale/*",
@@ -72,7 +72,7 @@ for unit in {units}; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
 
 
 def _key(*parts: str) -> str:
-    recipe = repr((RECIPE, SUITE, BASE_PACKAGES, READY_PACKAGES, EXTRA_PACKAGES, _DPKG_OPTIONS, _MASKED_UNITS, parts))
+    recipe = repr((RECIPE, SUITE, BASE_PACKAGES, READY_PACKAGES, EXTRA_PACKAGES, DPKG_OPTIONS, _MASKED_UNITS, parts))
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
@@ -130,7 +130,7 @@ def ensure(kind: str) -> None:
         print(f"  layer ready after {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _run_contained(command: Sequence[str], log: Path, what: str, unshare: Sequence[str] = ()) -> None:
+def run_contained(command: Sequence[str], log: Path, what: str, unshare: Sequence[str] = ()) -> None:
     """Run in a PID namespace of its own, so that killing us at any moment kills everything below, too."""
     contained = [
         "setpriv",
@@ -184,10 +184,10 @@ def _bootstrap() -> None:
     hook.chmod(0o755)
     command = ["mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase", f"--keyring={KEYRING}"]
     command += [f"--include={','.join(BASE_PACKAGES)}", f"--customize-hook={hook}"]
-    command += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
-    command += [f"--aptopt={option}" for option in _apt_transport_options()]
-    command += [SUITE, str(target / "root"), *_mirror()]
-    _run_contained(command, cache_dir() / "bootstrap.log", "bootstrapping the Debian 13 base", ["--mount-proc"])
+    command += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    command += [f"--aptopt={option}" for option in apt_transport_options()]
+    command += [SUITE, str(target / "root"), *mirror()]
+    run_contained(command, cache_dir() / "bootstrap.log", "bootstrapping the Debian 13 base", ["--mount-proc"])
     hook.unlink()
     target.rename(base_path())
     # No lab is up now, so nothing uses the systems of older recipes.
@@ -197,7 +197,7 @@ def _bootstrap() -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _mirror() -> list[str]:
+def mirror() -> list[str]:
     """The Debian mirror that this machine's own apt uses, or nothing: mmdebstrap then takes its default."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(COMPONENT)"],
@@ -213,7 +213,7 @@ def _mirror() -> list[str]:
     return []
 
 
-def _apt_transport_options() -> list[str]:
+def apt_transport_options() -> list[str]:
     """This machine's apt settings for proxies and for clocks that run apart from the mirror's."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     wanted = tuple(f"acquire::{option}" for option in ("http", "check-valid-until", "check-date", "retries"))
@@ -271,7 +271,7 @@ def _install_ready_layer() -> None:
     )
     spec_path = target / "spec.json"
     spec_path.write_text(spec.to_json(), encoding="utf-8")
-    _run_contained(
+    run_contained(
         [sys.executable, "-I", "-S", noderoot.__file__, str(spec_path)],
         cache_dir() / "ready.log",
         "installing the role's packages into the ready layer",

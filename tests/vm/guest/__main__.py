@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the checks and tells the outcome on the console, one line each: ``@matrix NAME ok`` or ``failed``."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+
+from .checks import CHECKS, FOUNDATIONS, Story
+
+FOLDER = Path("/run/matrix")
+
+
+def tell(text: str) -> None:
+    """In one write and on a line of its own, since the kernel writes to the same console."""
+    os.write(1, f"\n@matrix {text}\n".encode())
+
+
+def main() -> None:
+    """A check that fails ends the run only if nothing else can pass without it."""
+    story = Story(json.loads((FOLDER / "expected.json").read_text()), (FOLDER / "bundle").read_text())
+    for check in CHECKS:
+        name, began, outcome = check.__name__, time.monotonic(), "ok"
+        try:
+            check(story)
+        except Exception:
+            traceback.print_exc()
+            outcome = "failed"
+        tell(f"{name} {outcome} {time.monotonic() - began:.1f}")
+        if outcome == "failed" and check in FOUNDATIONS:
+            break
+    tell("end")
+
+
+main()

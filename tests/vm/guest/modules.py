@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the collection's modules from the packed runtime, and holds them to what they promise."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
+
+Result = dict[str, Any]
+PATIENCE = 30.0  # seconds; freed objects vanish from the kernel's lists some time after they were closed
+
+
+class BrokenError(Exception):
+    """Something is not as it must be."""
+
+
+def expect(condition: object, text: str) -> None:
+    """Raises BrokenError with ``text``."""
+    if not condition:
+        raise BrokenError(text)
+
+
+def run(module: str, check: bool = False, **arguments: Any) -> Result:
+    """One run that must succeed; returns what the module returns."""
+    result = run_call({"module": module, "arguments": arguments}, check)
+    expect(not result.get("failed"), f"{module}{' (dry run)' if check else ''} failed: {result.get('msg')}")
+    return result
+
+
+def made(module: str, changes: bool = True, **arguments: Any) -> Result:
+    """Dry run, real run, dry run, real run: the first predicts the second and changes nothing, as do the others.
+
+    Returns what the first real run returned.
+    """
+    before = state()
+    predicted = run(module, check=True, **arguments)
+    settled(before, f"a dry run of {module}")
+    real = run(module, **arguments)
+    warned = f", warning {real['warnings']}" if real.get("warnings") else ""
+    expect(real["changed"] == changes, f"{module} reports changed={real['changed']}{warned}")
+    for key in ("changed", "diff"):
+        expect(
+            timeless(predicted.get(key)) == timeless(real.get(key)),
+            f"{module}: the dry run's {key} is {predicted.get(key)}, the real one's {real.get(key)}",
+        )
+    after = state()
+    for check in (True, False):
+        again = run(module, check=check, **arguments)
+        expect(not again["changed"], f"a second run of {module} (dry run: {check}) changes: {again.get('diff')}")
+    settled(after, f"a second run of {module}")
+    return real
+
+
+def refused(module: str, *words: str, **arguments: Any) -> str:
+    """Dry and real run fail alike, name ``words``, and change nothing. Returns the message."""
+    before, messages = state(), []
+    for check in (True, False):
+        result = run_call({"module": module, "arguments": arguments}, check)
+        expect(result.get("failed"), f"{module} (dry run: {check}) should have failed")
+        messages.append(str(result["msg"]))
+        for word in words:
+            expect(word in messages[-1], f"{module}: {word!r} is not in the message: {messages[-1]}")
+    expect(
+        timeless(messages[0]) == timeless(messages[1]),
+        f"{module}: the dry run says {messages[0]!r}, the real one {messages[1]!r}",
+    )
+    settled(before, f"{module}, refused,")
+    return messages[0]
+
+
+def timeless(told: object) -> str:
+    """What is told without the seconds in it, which go on between two runs."""
+    return re.sub(r"\b[0-9.]+ s\b", "… s", str(told))
+
+
+def state() -> dict[str, Any]:
+    """Everything that the modules could change on this machine, in a form that can be compared."""
+    return {
+        "qdiscs": tc("qdisc", "show"),
+        "filters": [tc("filter", "show", "dev", name, way) for name in interfaces() for way in ("ingress", "egress")],
+        "programs": list(ids(bpf.next_prog_id)),
+        "maps": list(ids(bpf.next_map_id)),
+        "links": list(ids(bpf.next_link_id)),
+        "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
+        "files": sorted(str(path) for folder in ("/var/lib", "/run") for path in Path(folder).glob("ebpf-overlay*/**")),
+        "bpffs": [line for line in Path("/proc/self/mounts").read_text().splitlines() if " bpf " in line],
+    }
+
+
+def settled(wanted: dict[str, Any], after: str) -> None:
+    """Raises BrokenError when the state is still another after a while."""
+    deadline = time.monotonic() + PATIENCE
+    while (now := state()) != wanted:
+        if time.monotonic() > deadline:
+            changes = {key: (wanted[key], now[key]) for key in wanted if wanted[key] != now[key]}
+            raise BrokenError(f"{after} changed (before, after): {changes}")
+        time.sleep(0.1)
+
+
+def ids(following: Callable[[int], int | None]) -> Iterator[int]:
+    number = following(0)
+    while number is not None:
+        yield number
+        number = following(number)
+
+
+def interfaces() -> list[str]:
+    return sorted(path.name for path in Path("/sys/class/net").iterdir())
+
+
+def tc(*arguments: str) -> list[Any]:
+    """What tc says. An interface that has no hooks says nothing."""
+    done = subprocess.run(["tc", "-j", *arguments], capture_output=True, text=True, check=False)
+    listed: list[Any] = json.loads(done.stdout or "[]")
+    return [entry for entry in listed if entry.get("kind") != "noqueue"]

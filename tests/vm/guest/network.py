@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Half of a small cluster: this machine is node 1 of the lab with one workload, and a namespace stands for node 2.
+
+Names, addresses, packet filter and the workload's server are those of the lab. ``ip`` builds what pyroute2 builds
+there, since the library's calls differ between the versions that are to be tested here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+from lab import filterrules, namespace, workload_server
+from lab.api import Endpoint, Node, wait_until
+from lab.cluster import (
+    FABRIC_IPV4,
+    UPLINK,
+    WORKLOAD_GATEWAY_IPV4,
+    WORKLOAD_GATEWAY_IPV6,
+    WORKLOAD_GATEWAY_MAC,
+    ClusterPlan,
+    NodePlan,
+    WorkloadPlan,
+)
+
+PLAN = ClusterPlan(node_count=2, workload_count=1)
+HERE, THERE = PLAN.nodes
+_SYSCTLS = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0}
+_ROUTER = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1, "ipv6/conf/default/forwarding": 1}
+
+
+class Network:
+    """``node``: this machine. ``workload``: its one. ``peer``: node 2, which has its workload's addresses as well."""
+
+    def __init__(self) -> None:
+        self.node = Node(HERE)
+        self.workload = self.node.workloads[1]
+        remote = THERE.workloads[0]
+        self.peer = Endpoint(THERE.name, remote.ipv4, remote.ipv6)
+
+    def build(self) -> None:
+        """Raises LabError or CalledProcessError with what the tool said."""
+        namespace.NETNS_DIR.mkdir(parents=True, exist_ok=True)
+        here = namespace.path_of(HERE.name)
+        here.touch()
+        _run("mount", "--bind", "/proc/1/ns/net", str(here))
+        _ip("link", "set", "lo", "up")
+        namespace.set_sysctls(HERE.name, {**_SYSCTLS, **_ROUTER})
+        self._build_peer()
+        self._build_workload(HERE.workloads[0])
+        filterrules.install(PLAN, HERE)
+        for name in (self.peer.name, self.workload.name):
+            server = [sys.executable, workload_server.__file__, name]
+            subprocess.Popen(["nsenter", f"--net={namespace.path_of(name)}", "--", *server])
+        for endpoint in (self.peer, self.workload):
+            wait_until(partial(_answers, endpoint), 60.0, f"the server of {endpoint.name} answers")
+
+    def _build_peer(self) -> None:
+        self._namespace(THERE.name)
+        pair = ["link", "add", UPLINK, "address", HERE.mac, "type", "veth", "peer", "name", UPLINK]
+        _ip(*pair, "address", THERE.mac, "netns", THERE.name)
+        for there, node, other in ((None, HERE, THERE), (THERE.name, THERE, HERE)):
+            _ip("address", "add", f"{node.ipv4}/24", "dev", UPLINK, there=there)
+            _ip("address", "add", f"{node.ipv6}/64", "dev", UPLINK, "nodad", there=there)
+            _ip("link", "set", UPLINK, "up", there=there)
+            _ip("route", "add", other.pods_ipv4, "via", other.ipv4, there=there)
+            _ip("route", "add", other.pods_ipv6, "via", other.ipv6, there=there)
+        # Without a default route the kernel does not answer for the workloads' gateway. Node 2 stands for it.
+        _ip("route", "add", "default", "via", THERE.ipv4)
+        _ip("address", "add", f"{FABRIC_IPV4}/32", "dev", "lo", there=THERE.name)
+        _ip("address", "add", f"{self.peer.ipv4}/32", "dev", "lo", there=THERE.name)
+        _ip("address", "add", f"{self.peer.ipv6}/128", "dev", "lo", "nodad", there=THERE.name)
+
+    def _build_workload(self, workload: WorkloadPlan) -> None:
+        side, there = workload.host_interface, workload.name
+        self._namespace(there)
+        pair = ["link", "add", side, "address", WORKLOAD_GATEWAY_MAC, "type", "veth", "peer", "name", "eth0"]
+        _ip(*pair, "address", workload.mac, "netns", there)
+        namespace.set_sysctls(
+            HERE.name,
+            {
+                f"ipv4/conf/{side}/proxy_arp": 1,
+                f"ipv4/neigh/{side}/proxy_delay": 0,
+                f"ipv4/conf/{side}/rp_filter": 1,
+                f"ipv6/conf/{side}/proxy_ndp": 1,
+            },
+        )
+        _ip("link", "set", "eth0", "up", there=there)
+        _ip("link", "set", side, "up")
+        _ip("address", "add", f"{workload.ipv4}/32", "dev", "eth0", there=there)
+        _ip("address", "add", f"{workload.ipv6}/128", "dev", "eth0", "nodad", there=there)
+        _ip("route", "add", f"{WORKLOAD_GATEWAY_IPV4}/32", "dev", "eth0", "scope", "link", there=there)
+        _ip("route", "add", "default", "via", WORKLOAD_GATEWAY_IPV4, "dev", "eth0", there=there)
+        _ip("-6", "route", "add", "default", "via", WORKLOAD_GATEWAY_IPV6, "dev", "eth0", there=there)
+        _ip("route", "add", f"{workload.ipv4}/32", "dev", side, "scope", "link")
+        _ip("-6", "route", "add", f"{workload.ipv6}/128", "dev", side)
+
+    def _namespace(self, name: str) -> None:
+        _run("ip", "netns", "add", name)
+        namespace.set_sysctls(name, _SYSCTLS)
+        _ip("link", "set", "lo", "up", there=name)
+
+
+def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
+    """What the picture of the cluster needs of node 2."""
+    return {"uplinks": [{"addresses": [f"{node.ipv4}/24", f"{node.ipv6}/64"]}]}
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        return bool(endpoint.http_get("127.0.0.1")["workload"])
+    except OSError:
+        return False
+
+
+def _ip(*arguments: str, there: str | None = None) -> None:
+    _run("ip", *(["-n", there] if there else []), *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -18,7 +18,6 @@ import re
 import resource
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,10 +110,8 @@ def compile_source(text: str, name: str, flags: Sequence[str], programs: Sequenc
 
     messages: list[str] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="ebpf-overlay-") as tree, _captured_stderr(messages):
-            _headers.write_tree(tree)
-            with _environment("BCC_KERNEL_SOURCE", tree):
-                module = _compiler()(text=text.encode("utf-8"), cflags=[*_headers.cflags(tree), *FLAGS, *flags])
+        with _headers.tree() as tree, _captured_stderr(messages), _environment("BCC_KERNEL_SOURCE", tree):
+            module = _compiler()(text=text.encode("utf-8"), cflags=[*_headers.cflags(tree), *FLAGS, *flags])
     except Exception as error:  # bcc raises plain Exception
         raise _compile_error(name, "".join(messages), error) from error
 
@@ -176,7 +173,7 @@ def _captured_stderr(into: list[str]) -> Iterator[None]:
     """clang writes to file descriptor 2, past Python's sys.stderr."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as stream:
+    with open(os.memfd_create("stderr"), "w+b") as stream:
         os.dup2(stream.fileno(), 2)
         try:
             yield

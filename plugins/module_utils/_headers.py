@@ -7,10 +7,16 @@ from it but UAPI headers, which ``linux-libc-dev`` (``kernel-headers`` on Fedora
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
 
 SYSTEM = "/usr/include"
+TREES = "/run/ebpf-overlay-headers-"
 _AFTER = "after"
 
 # bcc includes kconfig.h by force and expects these types from it.
@@ -98,8 +104,50 @@ def resolve(name: str) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def tree() -> Iterator[str]:
+    """The tree in a folder of its own, for ``BCC_KERNEL_SOURCE``, for as long as it is needed. Raises OSError.
+
+    The folder is locked meanwhile. The kernel drops the lock of a process that is killed, and the next run sees by that
+    what it left behind (:func:`leftovers`).
+    """
+    folder = f"{TREES}{secrets.token_hex(4)}"
+    os.mkdir(folder, 0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        write_tree(folder)
+        yield folder
+    finally:
+        remove_tree(folder)
+        os.close(descriptor)
+
+
+def leftovers() -> tuple[str, ...]:
+    """Trees of runs that were killed."""
+    return tuple(sorted(folder for folder in glob.glob(f"{TREES}*") if not _in_use(folder)))
+
+
+def _in_use(folder: str) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone meanwhile, or not a folder, so none of ours
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def remove_tree(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_tree(folder: str) -> None:
-    """Write the tree into ``folder`` (an empty one), for ``BCC_KERNEL_SOURCE``."""
+    """Write the tree into ``folder``, an empty one."""
     for name, text in FIXED.items():
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -149,12 +149,16 @@ class Desired:
 
 @dataclass(frozen=True)
 class Observed:
-    """``entries``: what is in the folder for pins, None without such a folder. ``built``: None if not compiled."""
+    """``entries``: what is in the folder for pins, None without such a folder. ``built``: None if not compiled.
+
+    ``trees``: folders with headers for the compiler that killed runs left behind.
+    """
 
     folder: str
     entries: Mapping[str, Entry] | None = None
     unmet: tuple[str, ...] = ()
     built: Built | None = None
+    trees: tuple[str, ...] = ()
     records: tuple[Record | None, Record | None] = field(init=False, default=(None, None))
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils import _headers
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._object_state import (
     BUILD,
@@ -30,6 +31,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_object import (
     PinNew,
     Publish,
     RemoveFolder,
+    RemoveTree,
     Unpin,
 )
 
@@ -154,5 +156,7 @@ def apply(folder: str, operations: Iterable[Any], descriptors: Mapping[str, int]
             rename(f"{folder}/{NEXT}", f"{folder}/{BUILD}")
         elif isinstance(operation, RemoveFolder):
             remove_folder(folder)
+        elif isinstance(operation, RemoveTree):
+            _headers.remove_tree(operation.path)
         else:
             raise TypeError(f"unknown operation: {operation!r}")

@@ -7,7 +7,7 @@ The order of operations, and why a run may be killed between any two of them, is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
@@ -77,6 +77,13 @@ class Commit:
 @dataclass(frozen=True)
 class RemoveFolder:
     pass
+
+
+@dataclass(frozen=True)
+class RemoveTree:
+    """Remove the compiler's headers that a killed run left behind."""
+
+    path: str
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
@@ -154,7 +161,10 @@ def _refuse_foreign(observed: Observed, name: str) -> None:
 
 def plan_object(observed: Observed, desired: Desired) -> Plan:
     """The plan for ``bpf_object``."""
-    return _plan_present(observed, desired) if desired.present else _plan_absent(observed)
+    plan = _plan_present(observed, desired) if desired.present else _plan_absent(observed)
+    swept = tuple(RemoveTree(path) for path in observed.trees)
+    before = "".join(f"leftover {path}\n" for path in observed.trees) + plan.before
+    return replace(plan, operations=swept + plan.operations, before=before)
 
 
 def _plan_absent(observed: Observed) -> Plan:

@@ -252,11 +252,11 @@ def identify(text: str, flags: list[str]) -> str | None:
 
 
 def observe_pins(folder: str) -> Observed:
-    mount = _bpffs.find_bpffs(folder)
+    mount, trees = _bpffs.find_bpffs(folder), _headers.leftovers()
     if mount is None:
-        return Observed(folder, None, (_bpffs.not_on_bpffs(folder),))
+        return Observed(folder, None, (_bpffs.not_on_bpffs(folder),), trees=trees)
     _bpffs.check_folder(folder, mount.point)
-    return Observed(folder, _pins.read_folder(folder))
+    return Observed(folder, _pins.read_folder(folder), trees=trees)
 
 
 class Present:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
-from . import charts, objects, pace, program_cost, roundtrip, topology
+from . import charts, modules, objects, pace, program_cost, roundtrip, topology
 
 OUTPUT = objects.ROOT / "build" / "bench.json"
 REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
@@ -31,6 +31,11 @@ BARS = {
     "prog.hit6_ns": ("a hit, IPv6", 1, "ns", None, ""),
     "prog.hit_over_original": ("a hit, compared with the original's", 1, "×", 1.4, "<="),
     "prog.miss_ns": ("a packet that is not ours", 1, "ns", 6, "<="),
+    "modules.map_fill_ratio": ("100,000 map entries, over JSON and bare calls", 1, "×", 2.0, "<="),
+    "modules.map_noop_ratio": ("  the same with nothing to do", 1, "×", 2.0, "<="),
+    "modules.map_noop_peak_mb": ("  and its peak memory", 1, "MB", 80, "<"),
+    "modules.attach_noop_ratio": ("250 attached interfaces, over pyroute2's dump", 1, "×", 1.5, "<="),
+    "modules.attach_noop_over_raw": ("  over the module's own bare dump", 1, "×", None, ""),
 }
 
 
@@ -49,7 +54,8 @@ def _measure(quick: bool) -> dict[str, Any]:
             costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), steady, 10 if quick else 60)
             everyone = roundtrip.contenders(original, neigh, peer)
             round_trips = roundtrip.measure(everyone, rounds, slices, limit)
-    figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs)}
+    of_modules, module_runs = modules.measure(quick)
+    figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs), **of_modules}
     figures |= {
         f"prog.verified_instructions.{name}": objects.verified_instructions(fd) for name, fd in peer.programs.items()
     }
@@ -65,6 +71,7 @@ def _measure(quick: bool) -> dict[str, Any]:
                 "rounds": round_trips,
             },
             "prog": {"title": "cost of a program: of each turn the pace and the cost of one run, ns", "turns": costs},
+            "modules": module_runs,
         },
     }  # fmt: skip
 

@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import ansible
+from integration.steps import COUNT_STEPS
 
 PYTHON = "/usr/bin/python3"
 ROOT = Path(__file__).resolve().parents[2]
 
 # Serves one request per line of its input, each in a fork of itself (starting Python and Ansible's basics anew would
 # take most of the time). A request is a program to run, or a module, which then reports on a line of its own what its
-# process has loaded. With "kill_after" the module kills itself after the n-th call that changes pins.
-SERVER = r"""
-import importlib, json, os, signal, sys
+# process has loaded. With "kill_at" the module is killed instead of its n-th step.
+SERVER = (
+    COUNT_STEPS
+    + r"""
+import importlib, json, os, sys
 from ansible.module_utils.testing import patch_module_args
 
 base = "ansible_collections.ebpf.overlay.plugins."
@@ -37,23 +40,21 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 changes = 0
 
-def counted(function, limit):
+def counted(function):
     def wrapper(*arguments):
         global changes
-        result = function(*arguments)
         changes += 1
-        if changes == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        return function(*arguments)
     return wrapper
 
 def run_module(request):
     pins = importlib.import_module(base + "module_utils._pins")
     for name in ("pin", "rename", "unlink", "symlink", "make_folder", "remove_folder"):
-        setattr(pins, name, counted(getattr(pins, name), request["kill_after"]))
+        setattr(pins, name, counted(getattr(pins, name)))
     for target, value in request["patch"].items():
         where, _dot, name = target.rpartition(".")
         setattr(importlib.import_module(base + where), name, (lambda value: lambda *arguments: value)(value))
+    steps = count_steps(request["kill_at"])
     try:
         with patch_module_args(request["args"]):
             importlib.import_module(base + "modules." + request["module"]).main()
@@ -61,7 +62,7 @@ def run_module(request):
         pass
     sys.stdout.flush()
     maps = open("/proc/self/maps").read()
-    print(json.dumps({"bcc": "bcc" in sys.modules or "libbcc" in maps, "changes": changes}))
+    print(json.dumps({"bcc": "bcc" in sys.modules or "libbcc" in maps, "changes": changes, "steps": steps[0]}))
 
 def serve(request):
     if "program" in request:
@@ -91,10 +92,13 @@ for line in sys.stdin:
         said = stream.read()
     print(json.dumps([said, os.waitpid(child, 0)[1]]), flush=True)
 """
+)
 
 SCAN = r"""
 import json, os, sys
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf, _pins
+
+held = {"programs": set(), "maps": set()}
 
 def pins(folder):
     found = {}
@@ -105,6 +109,11 @@ def pins(folder):
     for name, entry in entries.items():
         path = os.path.join(folder, name)
         found[path] = repr(entry)
+        if isinstance(entry, _pins.ProgramPin):
+            held["programs"].add(entry.id)
+            held["maps"].update(bpf.prog_info(bpf.obj_get(path)).map_ids)
+        elif isinstance(entry, _pins.MapPin):
+            held["maps"].add(entry.id)
         if os.path.isdir(path) and not os.path.islink(path):
             found.update(pins(path))
     return found
@@ -123,21 +132,27 @@ def loaded(following, descriptor, info, prefix):
     return ids
 
 prefix = sys.argv[1]
-print(json.dumps({
+state = {
     "pins": pins("/sys/fs/bpf"),
     "programs": loaded(bpf.next_prog_id, bpf.prog_fd_by_id, bpf.prog_info, prefix),
     "maps": loaded(bpf.next_map_id, bpf.map_fd_by_id, bpf.map_info, prefix),
-}))
+    "files": sorted(os.path.join(top, name) for top, folders, files in os.walk("/run") for name in folders + files),
+}
+print(json.dumps([state, all(set(state[kind]) <= held[kind] for kind in held)]))
 """
 
 
 @dataclass
 class Outcome:
-    """What a module returned; ``bcc``: whether the compiler was loaded; ``changes``: calls that changed pins."""
+    """What a module returned; ``bcc``: whether the compiler was loaded; ``changes``: calls that changed pins.
+
+    ``steps``: calls that changed anything, the lock and the compiler's files among them.
+    """
 
     result: dict[str, Any]
     bcc: bool = False
     changes: int = 0
+    steps: int = 0
     killed: bool = False
 
     @property
@@ -166,7 +181,7 @@ class Node:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": self.pythonpath},
+            env={**os.environ, "PYTHONPATH": self.pythonpath, "TMPDIR": "/run/tmp"},
         )
 
     def _ask(self, request: dict[str, Any], wrapper: tuple[str, ...] = ()) -> tuple[str, int]:
@@ -195,13 +210,13 @@ class Node:
         module: str,
         *,
         dry: bool = False,
-        kill_after: int = 0,
+        kill_at: int = 0,
         patch: dict[str, Any] | None = None,
         wrapper: tuple[str, ...] = (),
         **params: Any,
     ) -> Outcome:
         arguments = {**params, "_ansible_check_mode": dry, "_ansible_diff": True}
-        request = {"module": module, "args": arguments, "kill_after": kill_after, "patch": patch or {}}
+        request = {"module": module, "args": arguments, "kill_at": kill_at, "patch": patch or {}}
         said, status = self._ask(request, wrapper)
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
@@ -209,22 +224,24 @@ class Node:
         lines = said.strip().splitlines()
         assert status == 0, said
         facts = json.loads(lines[-1])
-        return Outcome(json.loads(lines[-2]), facts["bcc"], facts["changes"])
+        return Outcome(json.loads(lines[-2]), facts["bcc"], facts["changes"], facts["steps"])
+
+    def _scan(self, prefix: str) -> tuple[dict[str, Any], bool]:
+        """(state, whether nothing is loaded that no pin holds)."""
+        state, settled = json.loads(self.program(SCAN, prefix))
+        return state, settled
 
     def state(self, prefix: str) -> dict[str, Any]:
-        """All pins, and the ids of all programs and maps in the kernel whose name begins with ``prefix``."""
-        state: dict[str, Any] = json.loads(self.program(SCAN, prefix))
-        return state
+        """All pins and files, and the ids of the kernel's programs and maps whose name begins with ``prefix``."""
+        return self._scan(prefix)[0]
 
     def settled_state(self, prefix: str) -> dict[str, Any]:
-        """The state once the kernel has freed what nothing refers to (it does so a little later)."""
-        state = self.state(prefix)
-        for _attempt in range(40):
+        """The state once the kernel has freed what nothing refers to, which on a busy machine takes a while."""
+        for _attempt in range(200):
+            state, settled = self._scan(prefix)
+            if settled:
+                break
             time.sleep(0.05)
-            following = self.state(prefix)
-            if following == state:
-                return state
-            state = following
         return state
 
 
@@ -234,7 +251,7 @@ def node(*, mounted: bool = True, preload: tuple[str, ...] = ()) -> Iterator[Nod
     with tempfile.TemporaryDirectory(prefix="ovl-object-") as folder:
         # Only the package that modules import, so that nothing else of this environment shadows the distribution's.
         os.symlink(os.path.dirname(ansible.__file__), f"{folder}/ansible")
-        script = "mount -t tmpfs tmpfs /run && umount -R /sys/fs/bpf 2>/dev/null;"
+        script = "mount -t tmpfs tmpfs /run && mkdir /run/tmp && umount -R /sys/fs/bpf 2>/dev/null;"
         script += " mount -t bpf bpf /sys/fs/bpf &&" if mounted else ""
         keeper = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script} echo ready && exec sleep 900"],

@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from integration.steps import COUNT_STEPS
+
 ROOT = Path(__file__).resolve().parents[2]
 PINS = "/sys/fs/bpf"
 
-SERVER = r"""
+SERVER = (
+    COUNT_STEPS
+    + r"""
 import contextlib, ctypes, importlib, io, json, os, signal, subprocess, sys, time
 from ansible.module_utils.testing import patch_module_args
 from ansible.module_utils.common import warnings
@@ -41,15 +45,15 @@ def counted(number, command, attr, size):
             if fault.get("errno"):
                 ctypes.set_errno(fault["errno"])
                 return -1
-        elif len(changes) == fault.get("kill_after"):
-            real(number, command, attr, size)
-            os.kill(os.getpid(), signal.SIGKILL)
     return real(number, command, attr, size)
 
 def pinned(name):
     return bpf.obj_get("/sys/fs/bpf/" + name)
 
 def perform(call):
+    if call[0] == "files":
+        return sorted(os.path.join(top, name) for root in ("/run", "/sys/fs/bpf")
+                      for top, folders, files in os.walk(root) for name in folders + files)
     name, arguments = call[0], [bytes.fromhex(a[1:]) if isinstance(a, str) and a[:1] == "x" else a for a in call[1:]]
     if name == "create":
         options = arguments[6] if len(arguments) > 6 else {}
@@ -114,12 +118,20 @@ def run_module(request):
 for line in sys.stdin:
     request = json.loads(line)
     try:
-        if "kill_after" in request.get("fault", {}):
+        if "kill_at" in request.get("fault", {}):
+            reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
+                steps = count_steps(request["fault"]["kill_at"])
+                real = _bpf_call.syscall
                 run_module(request)
+                os.write(writer, b"%d" % steps[0])
                 os._exit(0)
-            answer = {"result": {"killed": os.waitpid(child, 0)[1] == signal.SIGKILL}, "changes": 0, "seconds": 0}
+            os.close(writer)
+            steps = int(os.read(reader, 20) or 0)
+            os.close(reader)
+            killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+            answer = {"result": {"killed": killed, "steps": steps}, "changes": 0, "seconds": 0}
         else:
             answer = run_module(request) if "module" in request else {"result": perform(request["call"])}
     except Exception:
@@ -127,6 +139,7 @@ for line in sys.stdin:
         answer = {"crash": traceback.format_exc()}
     print(json.dumps(answer), flush=True)
 """
+)
 
 
 @dataclass
@@ -195,10 +208,15 @@ class Kernel:
         found = self._ask({"call": ["raw", name]})["result"]
         return {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()}
 
+    def files(self) -> list[str]:
+        """Everything in /run and on the bpffs."""
+        found: list[str] = self._ask({"call": ["files"]})["result"]
+        return found
+
     def run(self, module: str, check: bool = False, fault: dict[str, Any] | None = None, batch: int = 16384,
             large: int = 1 << 20, **args: Any) -> Outcome:  # fmt: skip
         """``fault``: ``at`` the n-th changing call, do ``meanwhile`` (calls as above), then fail it with ``errno``; or
-        kill the module ``kill_after`` the n-th.
+        kill the module instead of its step ``kill_at`` (0: never, but tell ``steps``).
         """
         answer = self._ask({
             "module": module, "args": {**args, "_ansible_check_mode": check, "_ansible_diff": True},

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from integration.steps import COUNT_STEPS
 from integration.tc_sandbox import PINS, Sandbox, arguments_of, result, returns
 
 
@@ -75,3 +77,52 @@ tc_bpf_attach.main()
 def disturbed(node: Sandbox, number: int, action: str, *attachments: dict[str, Any], **params: Any) -> dict[str, Any]:
     given = arguments_of(False, {**params, "attachments": list(attachments)})
     return result(*node.job(DISTURBED, str(number), action, stdin=given))
+
+
+KILLED = (
+    COUNT_STEPS
+    + """
+from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
+done = count_steps(int(sys.argv.pop(1)))
+try:
+    tc_bpf_attach.main()
+finally:
+    print("steps", done[0])
+"""
+)
+
+
+def killed(node: Sandbox, number: int, *attachments: dict[str, Any], **params: Any) -> tuple[int, str]:
+    """A run that is killed instead of its n-th step (0: never): exit code and output, which ends with the steps."""
+    return node.job(KILLED, str(number), stdin=arguments_of(False, {**params, "attachments": list(attachments)}))
+
+
+def steps_of(node: Sandbox, *attachments: dict[str, Any], **params: Any) -> int:
+    """How many steps a run takes."""
+    code, said = killed(node, 0, *attachments, **params)
+    assert code == 0, said
+    return int(said.split()[-1])
+
+
+def loaded(node: Sandbox, *ids: int) -> list[int]:
+    """Those of the programs that the kernel still has; it frees them a little after the last reference is gone."""
+    return json.loads(node.python(LOADED, *map(str, ids)))
+
+
+LOADED = """
+import json, sys, time
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+import os
+def there(number):
+    try:
+        os.close(bpf.prog_fd_by_id(number))
+    except FileNotFoundError:
+        return False
+    return True
+for _ in range(40):
+    found = [number for number in map(int, sys.argv[1:]) if there(number)]
+    if not found:
+        break
+    time.sleep(0.05)
+print(json.dumps(found))
+"""

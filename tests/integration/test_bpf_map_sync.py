@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from btf_blob import STRUCT, TYPEDEF, Blob
 from integration.maps_kernel import PINS, Kernel, Outcome, measure_large
+from integration.steps import SOAK
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks
@@ -149,24 +150,20 @@ def test_10_000_entries_and_a_second_run_without_a_changing_call(kernel: Kernel)
     assert half.counts == (0, 0, 5000, 5000)
 
 
-def test_100_000_entries_quickly_and_in_less_than_80_mb(tmp_path: Any) -> None:
+def test_100_000_entries_in_less_than_80_mb(tmp_path: Any) -> None:
     fill, again = measure_large(tmp_path, 100_000)
     assert fill["result"] == {"changed": True, "added": 100_000, "changed_entries": 0, "size": 100_000}
     assert again["result"] == {"changed": False, "added": 0, "changed_entries": 0, "size": 100_000}
-    print(fill, again)
     assert again["peak"] < 80
-    # The bars are 2.0, held by `make bench` on a quiet machine; this one is here to notice a slip.
-    assert fill["ratio"] < 3
-    assert again["ratio"] < 3
 
 
 def test_the_second_run_by_strace(tmp_path: Any) -> None:
     log = tmp_path / "log"
     kernel = Kernel("strace", "-f", "-qq", "-e", "trace=bpf", "-o", str(log))
     held = Held(kernel, room=16384)
-    held.sync(addresses(range(2000)))
+    held.sync(addresses(range(10_000)))
     before = log.read_text().count("\n")
-    assert held.sync(addresses(range(2000))).result["changed"] is False
+    assert held.sync(addresses(range(10_000))).result["changed"] is False
     calls = [line.split("bpf(")[1].split(",")[0] for line in log.read_text().splitlines()[before:] if "bpf(" in line]
     kernel.close()
     assert calls
@@ -189,21 +186,39 @@ def test_reading_while_others_write(kernel: Kernel, type_: str) -> None:
         assert (outcome.changes, outcome.result["changed"]) == (0, False)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(500 if SOAK else 100))
 def test_check_tells_what_the_run_does(kernel: Kernel, seed: int) -> None:
+    """From nothing, from entries of ours and of others, from a killed run, from maps that are full or frozen."""
     chance = random.Random(seed)
-    type_ = chance.choice(["hash", "lpm_trie", "array", "percpu_array", "devmap", "percpu_hash"])
-    held = Held(kernel, **TYPES[type_])
-    if chance.random() < 0.8:
-        held.sync(entries_for(type_, chance.sample(range(60), chance.randrange(60)), n=chance.randrange(1, 3)))
-    wanted = entries_for(type_, chance.sample(range(60), chance.randrange(60)), n=chance.randrange(1, 3))
+    type_ = chance.choice(["hash", "lru_hash", "lpm_trie", "array", "percpu_array", "devmap", "percpu_hash"])
+    room = chance.choice([30, 64, 64]) if type_ != "lru_hash" else 4096
+    held = Held(kernel, **{**TYPES[type_], "room": room})
+
+    def some() -> list[Any]:
+        count = chance.randrange(min(room, 60))
+        return entries_for(type_, chance.sample(range(min(room, 60)), count), n=chance.randrange(1, 3))
+
+    for _ in range(chance.randrange(3)):
+        killed = {"kill_at": chance.randrange(2, 6)} if chance.random() < 0.3 else {}
+        held.sync(some(), purge=chance.random() < 0.3, batch=chance.choice([4, 16384]), fault=killed)
+    held.sync([], state="absent")  # changes nothing, but takes the lock and removes the file that a killed run left
+    if not type_.startswith("devmap"):  # bytes that no schema would write, such as padding that is not zero
+        for key in chance.sample(sorted(kernel.raw(held.name)), min(3, len(kernel.raw(held.name)))):
+            kernel.update(held.name, key, chance.randbytes(8 * (CPUS if type_.startswith("percpu") else 1)))
+    if chance.random() < 0.1:
+        kernel.freeze(held.name)
+    wanted = some() + (entries_for(type_, [60, 61]) if chance.random() < 0.2 else [])
     options: dict[str, Any] = {"purge": chance.random() < 0.5, "state": chance.choice(["present", "present", "absent"])}
-    before = kernel.raw(held.name)
+    before, files = kernel.raw(held.name), kernel.files()
     predicted = held.sync(wanted, check=True, **options)
     assert predicted.changes == 0
-    assert kernel.raw(held.name) == before
+    assert (kernel.raw(held.name), kernel.files()) == (before, files)
     done = held.sync(wanted, **options)
     assert done.result == predicted.result
+    if done.result.get("failed"):
+        assert (done.changes, kernel.raw(held.name)) == (0, before)
+        return
+    assert done.result["changed"] == (kernel.raw(held.name) != before)
     again = held.sync(wanted, **options)
     assert (again.changes, again.result["changed"]) == (0, False)
 
@@ -237,16 +252,26 @@ def test_a_write_that_fails_half_way_is_undone(kernel: Kernel, type_: str, nth: 
     assert kernel.raw(held.name) == before
 
 
-@pytest.mark.parametrize("type_", ["hash", "lpm_trie", "array", "devmap"])
-def test_killed_after_any_write_one_more_run_ends_where_it_should(kernel: Kernel, type_: str) -> None:
+@pytest.mark.parametrize("type_", ["hash", "lpm_trie", "array", "percpu_hash", "devmap"])
+def test_killed_at_any_step_one_more_run_ends_where_it_should(kernel: Kernel, type_: str) -> None:
     wanted = entries_for(type_, range(6, 18), n=2)
-    for nth in range(1, 6):
-        held = Held(kernel, **TYPES[type_])
-        held.sync(entries_for(type_, range(12)))
-        assert held.sync(wanted, purge=True, batch=4, fault={"kill_after": nth}).result["killed"]
-        assert held.holds() != as_table(wanted) or nth == 5
+    held = Held(kernel, **TYPES[type_])
+    clean = kernel.files()
+
+    def start() -> None:
+        held.sync(entries_for(type_, range(12)), purge=True)
+
+    start()
+    total = held.sync(wanted, purge=True, batch=4, fault={"kill_at": 0}).result["steps"]
+    assert total > 5
+    for number in range(1, total + 1):
+        start()
+        assert held.sync(wanted, purge=True, batch=4, fault={"kill_at": number}).result["killed"]
+        assert held.holds() != as_table(wanted) or number == total, "the last step is to let the lock go"
+        assert kernel.files() != clean or number == 1, "the lock's file"
         held.sync(wanted, purge=True)
         assert held.holds() == as_table(wanted)
+        assert kernel.files() == clean
         assert held.sync(wanted, purge=True).changes == 0
 
 

@@ -3,113 +3,28 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from integration.bpf_object_node import ROOT, Node, Outcome, node
+from integration.object_source import (
+    BUILD,
+    MAIN,
+    PIN_DIR,
+    PREFIX,
+    SIZES,
+    TABLES,
+    build,
+    entries,
+    expected,
+    fill,
+    remove,
+)
 
-PREFIX = "tobj_"  # of all programs and maps here, to find them among those of others
-PIN_DIR = "/sys/fs/bpf/tobj"
-BUILD = f"{PIN_DIR}/build"
-
-MAIN = """\
-#include <uapi/linux/bpf.h>
-#include <uapi/linux/pkt_cls.h>
-#include "tables.h"
-
-int tobj_first(struct __sk_buff *skb)
-{
-    return count(skb->ifindex) ? TC_ACT_UNSPEC : TC_ACT_OK;
-}
-
-int tobj_second(struct __sk_buff *skb)
-{
-    u32 zero = 0;
-    u64 *total = tobj_stats.lookup(&zero);
-    if (total)
-        *total += SECOND;
-    return TC_ACT_UNSPEC;
-}
-"""
-TABLES = """\
-#pragma once
-#include "sizes.h"
-BPF_TABLE("hash", u32, u64, tobj_flows, CAPACITY);
-BPF_TABLE("percpu_array", u32, u64, tobj_stats, 4);
-
-// A header that touches a map: bcc alone would not rewrite this access.
-static inline int count(u32 key)
-{
-    u64 *found = tobj_flows.lookup(&key);
-    return found != 0;
-}
-"""
-SIZES = """\
-#pragma once
-#ifndef CAPACITY
-#define CAPACITY 64
-#endif
-#ifndef SECOND
-#define SECOND 1
-#endif
-"""
-WRITE = """
-import struct, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-fd = bpf.obj_get(sys.argv[1])
-for number in range(int(sys.argv[2])):
-    bpf.map_update(fd, struct.pack("=I", number), struct.pack("=Q", number + 1))
-"""
-READ = """
-import struct, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-fd, key, entries = bpf.obj_get(sys.argv[1]), None, []
-while (key := bpf.map_next_key(fd, key, 4)) is not None:
-    entries.append((int.from_bytes(key, sys.byteorder), int.from_bytes(bpf.map_lookup(fd, key, 8), sys.byteorder)))
-print(sorted(entries))
-"""
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "main.c").write_text(MAIN)
-    (tmp_path / "tables.h").write_text(TABLES)
-    (tmp_path / "sizes.h").write_text(SIZES)
-    return tmp_path / "main.c"
-
-
-@pytest.fixture
-def target() -> Iterator[Node]:
-    with node() as fresh:
-        yield fresh
-
-
-def build(target: Node, source: Path, *, dry: bool = False, **params: Any) -> Outcome:
-    how = {key: params.pop(key) for key in ("kill_after", "patch", "wrapper") if key in params}
-    wanted = {"src": str(source), "pin_dir": PIN_DIR, "programs": ["tobj_first", "tobj_second"], **params}
-    return target.run("bpf_object", dry=dry, **how, **wanted)
-
-
-def remove(target: Node, *, dry: bool = False, **how: Any) -> Outcome:
-    return target.run("bpf_object", dry=dry, pin_dir=PIN_DIR, state="absent", **how)
-
-
-def fill(target: Node, count: int) -> None:
-    target.program(WRITE, f"{PIN_DIR}/tobj_flows", str(count))
-
-
-def entries(target: Node) -> str:
-    listed: str = target.program(READ, f"{PIN_DIR}/tobj_flows")
-    return listed.strip()
-
-
-def expected(count: int) -> str:
-    return str([(number, number + 1) for number in range(count)])
+pytest_plugins = ["integration.object_fixtures"]
 
 
 def assert_refused(outcome: Outcome, doing: str, *words: str, errno: str | None = None) -> None:
@@ -325,75 +240,6 @@ def test_somebody_elses_pins_are_not_touched(target: Node, source: Path) -> None
     remove(target)
     pins = {path for path in target.state(PREFIX)["pins"] if path.startswith(PIN_DIR)}
     assert pins == {PIN_DIR, f"{PIN_DIR}/foreign"}
-
-
-# --- killed half way (retina #537) ------------------------------------------------------------------------------------
-
-
-def kill_points(total: int) -> list[int]:
-    """After which of ``total`` changes to kill: after each in a soak, else after every third and the last but one."""
-    step = 1 if os.environ.get("OVERLAY_SOAK") else 3
-    return sorted({*range(1, total, step), total - 1})
-
-
-@pytest.fixture
-def ready() -> Iterator[Node]:
-    """A node whose modules find the compiler imported: only time is saved by that."""
-    with node(preload=("bcc",)) as fresh:
-        yield fresh
-
-
-def test_first_build_killed_after_each_change(ready: Node, source: Path) -> None:
-    clean = ready.settled_state(PREFIX)
-    total = build(ready, source).changes
-    whole = set(ready.state(PREFIX)["pins"])
-    remove(ready)
-    for number in kill_points(total):
-        assert build(ready, source, kill_after=number).killed
-        assert build(ready, source).result["changed"]
-        assert not build(ready, source).result["changed"]
-        assert set(ready.state(PREFIX)["pins"]) == whole, number
-        remove(ready)
-    assert ready.settled_state(PREFIX) == clean
-
-
-def test_rebuild_with_a_migrated_map_killed_after_each_change(ready: Node, source: Path) -> None:
-    former: dict[str, Any] = {"on_map_change": "migrate"}
-    bigger: dict[str, Any] = {**former, "defines": {"CAPACITY": 128, "SECOND": 3}}
-    build(ready, source)
-    whole = set(ready.state(PREFIX)["pins"])
-    fill(ready, 5)
-    total = build(ready, source, **bigger).changes
-    build(ready, source, **former)
-    for number in kill_points(total):
-        # Back to the former build as well as on to the new one.
-        for following in (former, bigger):
-            assert build(ready, source, kill_after=number, **bigger).killed
-            build(ready, source, **following)
-            assert set(ready.state(PREFIX)["pins"]) == whole, number
-            assert entries(ready) == expected(5)
-            build(ready, source, **former)
-    state = ready.settled_state(PREFIX)
-    assert len(state["programs"]) == 2
-    assert len(state["maps"]) == 2
-
-
-def test_removal_killed_after_each_change(ready: Node, source: Path) -> None:
-    clean = ready.settled_state(PREFIX)
-    build(ready, source)
-    for number in kill_points(6):
-        assert remove(ready, kill_after=number).killed
-        remove(ready)
-        assert ready.settled_state(PREFIX) == clean, number
-        build(ready, source)
-
-
-def test_removal_clears_what_a_killed_first_run_left(ready: Node, source: Path) -> None:
-    clean = ready.settled_state(PREFIX)
-    for number in (2, 4, 8):
-        assert build(ready, source, kill_after=number).killed
-        remove(ready)
-        assert ready.settled_state(PREFIX) == clean, number
 
 
 # --- bpffs (cilium #47847) --------------------------------------------------------------------------------------------

@@ -159,33 +159,3 @@ def test_somebody_who_takes_the_place_meanwhile_keeps_it(node: Sandbox, mechanis
     error = parts(disturbed(node, 0, theirs, at("eth0", "one"), mechanism=mechanism))
     assert error["errno"] == ("EEXIST" if mechanism == "clsact" else "ESTALE")
     assert "ebpf.overlay:one" not in str(node.filters("eth0"))
-
-
-@pytest.mark.parametrize("final", ["present", "moved", "absent"])
-@pytest.mark.parametrize("mechanism", ["clsact", "tcx"])
-def test_a_run_killed_anywhere_is_finished_by_the_next_one(node: Sandbox, mechanism: str, final: str) -> None:
-    """retina #537: killed before each of its changes in turn, then one more run; nothing may be left over."""
-    clean = node.state()
-    runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-        "present": ([at("eth0", "one")], {"mechanism": mechanism}),
-        "moved": ([at("eth0", "one", priority=8)], {"mechanism": "tcx" if mechanism == "clsact" else "clsact"}),
-        "absent": ([], {"purge": True}),
-    }
-    wanted, params = runs[final]
-    goal = None
-    for number in range(10):
-        if final != "present":
-            node.attach(*runs["present"][0], **runs["present"][1])
-        killed = disturbed(node, number, "kill", *wanted, **params)
-        finished = node.attach(*wanted, **params)
-        assert finished["rc"] == 0, finished
-        assert not node.attach(*wanted, **params)["changed"]
-        held = [line for line in node.state().splitlines() if line.startswith(("qdisc", "filter", "/run", "/sys"))]
-        goal = goal or held
-        assert held == goal
-        node.attach(purge=True)
-        assert node.state() == clean
-        if killed["rc"] == 0:
-            assert number
-            return
-    raise AssertionError("never ran to its end")

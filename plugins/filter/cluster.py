@@ -97,6 +97,8 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "confirmed": "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
             "returned": "was rolled out, and taken back because of the failure elsewhere",
+            "rolled back": f"rolled back from generation {verdict.get('former')}",
+            "no history": "has no history",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
         lines.append(f"{name}: {told}{f'; now: {now}' if now else ''}")

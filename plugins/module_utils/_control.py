@@ -14,8 +14,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMA
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import NANOSECONDS, Control, SetControl
 
-_KEY = bytes(4)
-_CONTROL = Codec(SCHEMAS["control"][1], "value")
+KEY = bytes(4)
+CONTROL = Codec(SCHEMAS["control"][1], "value")
 _FLOW_KEY, _FLOW = (Codec(schema, what) for schema, what in zip(SCHEMAS["flows"], ("key", "value")))
 
 # A handshake takes a few round trips; what is older was given up.
@@ -27,7 +27,7 @@ def read_control(pin_dir: str) -> Control | None:
     with opened(f"{pin_dir}/control") as found:
         if found is None:
             return None
-        value = _CONTROL.decode(bpf.map_lookup(found.fd, _KEY, _CONTROL.size) or bytes(_CONTROL.size))
+        value = CONTROL.decode(bpf.map_lookup(found.fd, KEY, CONTROL.size) or bytes(CONTROL.size))
         return Control(**value)
 
 
@@ -43,7 +43,7 @@ def write_control(pin_dir: str, operation: SetControl) -> None:
                 "set the mode", path, "it is gone", "Something removed the datapath; run site.yml again."
             )
         try:
-            bpf.map_update(found.fd, _KEY, _CONTROL.encode(value))
+            bpf.map_update(found.fd, KEY, CONTROL.encode(value))
         except OSError as error:
             raise OverlayError("set the mode", path, error, "Run as root (become: true).") from error
 

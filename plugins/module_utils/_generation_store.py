@@ -14,12 +14,23 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History, kept
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import STATE_DIR
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True)
+class _Confirmed:
+    """``confirmed.json``, as in :class:`History`."""
+
+    number: int = 0
+    by: str = ""
+    left: int = 0
 
 
 class Store:
@@ -28,17 +39,19 @@ class Store:
     def __init__(self, root: str = STATE_DIR) -> None:
         self.root = root
         self._generations = os.path.join(root, "generations")
+        self._gone = f"{root}.gone"
 
     def read(self) -> History:
         """Files that a crash left half way are as if they were not there."""
         generations = {}
         for name in _list(self._generations):
             manifest = _read_json(os.path.join(self._generations, name, "manifest.json"))
-            if name.isdigit() and manifest:
-                generations[int(name)] = Generation(**{**manifest, "calls": tuple(manifest["calls"])})
-        confirmed = _read_json(os.path.join(self.root, "confirmed.json")) or {"number": 0, "by": ""}
-        attempt = _read_json(os.path.join(self.root, "attempt.json"))
-        return History(generations, confirmed["number"], confirmed["by"], Attempt(**attempt) if attempt else None)
+            generation = _made(Generation, {**manifest, "calls": tuple(manifest.get("calls") or ())})
+            if name.isdigit() and generation:
+                generations[int(name)] = generation
+        confirmed = _made(_Confirmed, _read_json(os.path.join(self.root, "confirmed.json"))) or _Confirmed()
+        attempt = _made(Attempt, _read_json(os.path.join(self.root, "attempt.json")))
+        return History(generations, confirmed.number, confirmed.by, attempt, confirmed.left)
 
     def runtime(self, number: int) -> str:
         return os.path.join(self._generations, str(number), "runtime.zip")
@@ -46,6 +59,7 @@ class Store:
     def begin(self, attempt: Attempt, generation: Generation | None, runtime: bytes) -> None:
         """Record the attempt. ``generation``: None for one that is on the node already."""
         with _told("record the attempt", self.root):
+            shutil.rmtree(self._gone, ignore_errors=True)
             os.makedirs(self._generations, mode=0o700, exist_ok=True)
             self._discard_attempt(self.read(), attempt.number)
             if generation is None:
@@ -54,10 +68,10 @@ class Store:
                 self._add(generation, runtime)
             _write_json(os.path.join(self.root, "attempt.json"), asdict(attempt))
 
-    def confirm(self, number: int, by: str) -> None:
-        """The node is at ``number`` now; what need not be kept goes."""
+    def confirm(self, number: int, by: str, left: int = 0) -> None:
+        """The node is at ``number`` now; what need not be kept goes. ``left``: as in :class:`History`."""
         with _told("confirm the generation", self.root):
-            _write_json(os.path.join(self.root, "confirmed.json"), {"number": number, "by": by})
+            _write_json(os.path.join(self.root, "confirmed.json"), asdict(_Confirmed(number, by, left)))
             _remove(os.path.join(self.root, "attempt.json"))
             self._prune()
 
@@ -68,12 +82,16 @@ class Store:
             _remove(os.path.join(self.root, "attempt.json"))
 
     def clear(self) -> None:
-        """Generation 0: nothing is kept."""
+        """Generation 0: nothing is kept. At once by a rename: half of a history would tell something else."""
         with _told("remove the history", self.root), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.root)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._gone)
+            os.rename(self.root, self._gone)
+            shutil.rmtree(self._gone)
 
     def exists(self) -> bool:
-        return os.path.lexists(self.root)
+        """Whether anything is there, or was left by a crash."""
+        return os.path.lexists(self.root) or os.path.lexists(self._gone)
 
     def _add(self, generation: Generation, runtime: bytes) -> None:
         folder = os.path.join(self._generations, str(generation.number))
@@ -115,12 +133,21 @@ def _list(folder: str) -> list[str]:
         return []
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
+def _read_json(path: str) -> dict[str, Any]:
+    """Empty for a file that is not there or holds something else."""
     try:
         with open(path, encoding="utf-8") as stream:
-            found: dict[str, Any] = json.load(stream)
-            return found
+            found = json.load(stream)
     except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _made(kind: type[_Record], members: dict[str, Any]) -> _Record | None:
+    """None unless the members are those of the kind."""
+    try:
+        return kind(**members)
+    except TypeError:
         return None
 
 

@@ -45,23 +45,28 @@ class Generation:
 @dataclass(frozen=True)
 class Attempt:
     """A roll-out that nobody has confirmed yet; past ``deadline`` (ns of CLOCK_MONOTONIC) or after a reboot (another
-    ``boot``) the node goes back to ``former``."""
+    ``boot``) the node goes back to ``former``. ``was_on``: whether the overlay was on when the attempt began."""
 
     identity: str
     number: int
     former: int
     deadline: int
     boot: str
+    was_on: bool = True
 
 
 @dataclass(frozen=True)
 class History:
-    """``confirmed``: 0 for a node without the overlay. ``by``: the attempt that was confirmed."""
+    """``confirmed``: 0 for a node without the overlay. ``by``: the attempt that was confirmed.
+
+    ``left``: the generation that the node left when it was rolled back to ``confirmed``; 0 when it was not.
+    """
 
     generations: Mapping[int, Generation] = field(default_factory=dict)
     confirmed: int = 0
     by: str = ""
     attempt: Attempt | None = None
+    left: int = 0
 
     @property
     def digest(self) -> str:
@@ -86,16 +91,19 @@ def kept(numbers: Iterable[int], confirmed: int) -> set[int]:
     return {*sorted(numbers)[-KEPT:], confirmed}
 
 
-def target_of(history: History, wanted: str) -> int:
+def target_of(history: History, wanted: str, former: int | None = None) -> int:
     """``previous``, ``former`` (the one that was there before an attempt) or a number -> the generation to go to.
 
-    Raises :class:`OverlayError` when what is needed to go there is not on the node any more.
+    ``former``: the number of the one before the attempt, where the attempt may have been confirmed meanwhile.
+    A node that was rolled back to its previous generation stays there: the run may be repeated for the nodes that it
+    did not reach. Raises :class:`OverlayError` when what is needed to go there is not on the node any more.
     """
     confirmed = history.generations.get(history.confirmed)
     if wanted == "former":
-        return history.attempt.former if history.attempt else history.confirmed
-    if wanted == "previous":
-        number = confirmed.former if confirmed else 0
+        number = history.confirmed if former is None else former
+        number = history.attempt.former if history.attempt else number
+    elif wanted == "previous":
+        number = history.confirmed if history.left else confirmed.former if confirmed else 0
     elif wanted.isdigit():
         number = int(wanted)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
 
+OWNER = "ebpf.overlay"
 BPFFS = "/sys/fs/bpf"
 PIN_DIR = f"{BPFFS}/ebpf-overlay"
 STATE_DIR = "/var/lib/ebpf-overlay"

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
@@ -28,11 +29,15 @@ class Control:
 
 @dataclass(frozen=True)
 class Observed:
-    """``control``: None while no datapath is loaded. ``flows``: known ones. ``now``: ns of CLOCK_MONOTONIC."""
+    """``control``: None while no datapath is loaded. ``flows``: known ones. ``now``: ns of CLOCK_MONOTONIC.
+
+    ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
+    """
 
     control: Control | None
     flows: int
     now: int
+    unpinned: Mapping[int, Control] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,14 @@ class SetControl:
 
 
 @dataclass(frozen=True)
+class SetUnpinned:
+    """Write the entry of the map with this id."""
+
+    map_id: int
+    control: Control
+
+
+@dataclass(frozen=True)
 class AwaitFlows:
     """Wait until no known flow is left, up to the timeout of the run."""
 
@@ -66,7 +79,7 @@ class HandOver:
 def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     """Raises :class:`OverlayError` for a confirmation that comes too late."""
     if observed.control is None:
-        return _plan_unloaded(wanted, pin)
+        return _plan_unloaded(wanted, observed, pin)
     control = observed.control
     if wanted.generation is not None:
         control = replace(control, generation=wanted.generation)
@@ -126,9 +139,22 @@ def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
     return () if after == observed.control else (SetControl(after),)
 
 
-def _plan_unloaded(wanted: Wanted, pin: str) -> Plan:
+def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     if wanted.mode in ("off", "drain"):
-        return Plan(result=_result(Control(), 0))
+        # Without pins there is no telling which flows are known, so nothing can be drained or handed over.
+        off = {number: replace(control, mode="off", deadline=0) for number, control in observed.unpinned.items()}
+        running = [control for control in observed.unpinned.values() if control.effective(observed.now) != "off"]
+        return Plan(
+            operations=tuple(SetUnpinned(*item) for item in off.items() if observed.unpinned[item[0]] != item[1]),
+            before=_text(running[0].effective(observed.now) if running else "off", 0),
+            after=_text("off", 0),
+            warnings=(
+                (f"The pins in {pin} are gone, but filters of the overlay still run; it was found through them. "
+                 "Run site.yml or rollback.yml to put the node in order.",)
+                if observed.unpinned else ()
+            ),
+            result=_result(Control(), 0),
+        )  # fmt: skip
     after = Control("on", 0, 1, wanted.generation or 0)
     return Plan(
         operations=(SetControl(after, wanted.lease),),

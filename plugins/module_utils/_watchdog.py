@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ UNIT = "ebpf-overlay-way-back"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}.service"
 UNIT_LINK = f"/etc/systemd/system/multi-user.target.wants/{UNIT}.service"
 PYTHON = "/usr/bin/python3"
+START_TIMEOUT = 30.0  # seconds
 
 _UNIT = """\
 # Takes the node back to its confirmed generation if it reboots while a roll-out waits for confirmation.
@@ -25,6 +27,8 @@ Wants=network-online.target
 [Service]
 Type=oneshot
 ExecStart={python} {runtime} boot
+Restart=on-failure
+RestartSec=10
 
 [Install]
 WantedBy=multi-user.target
@@ -49,8 +53,16 @@ def has_systemd() -> bool:
     return os.path.isdir("/run/systemd/system")  # sd_booted(3)
 
 
+def ready() -> None:
+    """Tell whoever started this process that it watches (sd_notify(3))."""
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+            told.sendto(b"READY=1", f"\0{address[1:]}" if address.startswith("@") else address)
+
+
 def arm(runtime: str, identity: str) -> None:
-    """Start the process that watches the attempt. It outlives this one and its session."""
+    """Start the process that watches the attempt, and wait until it does. It outlives this one and its session."""
     command = [python(), runtime, "watch", identity]
     try:
         if has_systemd():
@@ -60,17 +72,28 @@ def arm(runtime: str, identity: str) -> None:
                 os.makedirs(os.path.dirname(UNIT_LINK), exist_ok=True)
                 os.symlink(UNIT_FILE, UNIT_LINK)
             # A unit of its own: the session that this process belongs to may be killed as a whole.
-            command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}-{identity}", *command]
+            kept = [f"--property={value}" for value in ("Type=notify", "Restart=on-failure", "RestartSec=5")]
+            command = ["systemd-run", "--quiet", "--collect", *kept, f"--unit={UNIT}-{identity}", *command]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
             return
-        subprocess.Popen(
-            command, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        _start_and_wait(command, identity)
     except (OSError, subprocess.CalledProcessError) as error:
         raise OverlayError(
             "start the node's own way back", " ".join(command), error, "Nothing was changed yet. Look at the node."
         ) from error
+
+
+def _start_and_wait(command: list[str], identity: str) -> None:
+    """As systemd does it for a service of type notify. Raises :class:`OSError`."""
+    name = f"ebpf-overlay-{identity}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(f"\0{name}")
+        heard.settimeout(START_TIMEOUT)
+        subprocess.Popen(
+            command, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env={**os.environ, "NOTIFY_SOCKET": f"@{name}"},
+        )  # fmt: skip
+        heard.recv(16)
 
 
 def disarm() -> None:

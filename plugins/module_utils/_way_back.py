@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a node one of its generations again, without the controller: the main program of ``runtime.zip``.
 
-``rehearse`` says what calls would change. ``restore N`` makes the calls of a generation, ``watch ATTEMPT`` does so when
+``rehearse`` says what calls would change. ``restore`` makes the calls of a generation, ``watch ATTEMPT`` does so when
 nobody confirmed, ``boot`` does so after a reboot. Each prints one line of JSON.
 """
 
@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils import basic
@@ -23,16 +24,16 @@ from ansible.module_utils import basic
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Call, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Call, History, calls_to
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm
+from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm, ready
 
 LOCK = "/run/ebpf-overlay-generation.lock"
 MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
 POLL = 0.5  # seconds
-TRIES = 5
-PAUSE = 5.0  # seconds between tries to go back
+PAUSE = 5.0  # seconds until the second try to go back; each further one waits longer
+LONGEST_PAUSE = 60.0
 
 
 def run_call(call: Call, check: bool) -> dict[str, Any]:
@@ -98,19 +99,45 @@ def mode_on(number: int) -> Call:
     return {"module": "overlay_mode", "arguments": {"mode": "on", "generation": number}}
 
 
-def restore(store: Store, number: int, by: str, drain_timeout: float) -> None:
-    """Make the node generation ``number`` and confirm it; harmless when run again. Raises :class:`OverlayError`."""
-    history = store.read()
-    off = {"module": "overlay_mode", "arguments": {"mode": "off", "drain_timeout": drain_timeout}}
-    _make([off])
+def mode_off(drain_timeout: float = 0) -> Call:
+    return {"module": "overlay_mode", "arguments": {"mode": "off", "drain_timeout": drain_timeout}}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a node goes back to. ``by`` and ``left``: as in the history. ``on``: whether the overlay is on then."""
+
+    number: int
+    by: str
+    on: bool = True
+    left: int = 0
+    drain_timeout: float = 0
+
+
+def restore(store: Store, destination: Destination) -> None:
+    """Make the node that generation and confirm it; harmless when run again. Raises :class:`OverlayError`."""
+    history, number = store.read(), destination.number
+    _make([mode_off(destination.drain_timeout)])
     # A map whose layout differs between two generations starts empty: the mode is off, nothing looks into it.
     _make(_replacing_maps(calls_to(history, number, interfaces())))
     if number == 0:
         store.clear()
         return
-    _make([mode_on(number)])
+    if destination.on:
+        _make([mode_on(number)])
     store.give_up()
-    store.confirm(number, by)
+    store.confirm(number, destination.by, destination.left)
+
+
+def was_on(history: History) -> bool:
+    """Whether the overlay was on before the attempt that waits, or is on now if none waits.
+
+    Once somebody has switched it off meanwhile, it is not for an attempt that is over to switch it on again.
+    """
+    control = read_control(PIN_DIR)
+    if history.attempt:
+        return history.attempt.was_on and (control is None or control.mode != "off")
+    return bool(control and control.effective(time.monotonic_ns()) == "on")
 
 
 def _replacing_maps(calls: Iterable[Call]) -> list[Call]:
@@ -141,9 +168,10 @@ def overdue(attempt: Attempt) -> bool:
 
 
 def watch(store: Store, identity: str) -> None:
-    """Wait until the attempt is confirmed or given up, and go back when it is overdue."""
-    tries = 0
-    while tries < TRIES:
+    """Wait until the attempt is confirmed or given up, and go back when it is overdue, however long that takes."""
+    tries, on = 0, None
+    ready()
+    while True:
         with contextlib.suppress(OverlayError):
             attempt = store.read().attempt
             if attempt is None or attempt.identity != identity:
@@ -151,25 +179,31 @@ def watch(store: Store, identity: str) -> None:
             if overdue(attempt):
                 tries += 1
                 with one_run(path=LOCK):
-                    attempt = store.read().attempt
-                    if attempt and attempt.identity == identity:
-                        restore(store, attempt.former, identity, 0)
-                        disarm()
+                    history = store.read()
+                    if history.attempt and history.attempt.identity == identity:
+                        # Asked before the first try, which switches off.
+                        on = was_on(history) if on is None else on
+                        go_back(store, history, on)
                         return
-        time.sleep(PAUSE if tries else POLL)
+        time.sleep(min(PAUSE * tries, LONGEST_PAUSE) or POLL)
 
 
 def boot(store: Store) -> None:
     """After a reboot: an attempt that was not confirmed is over, and the confirmed generation is made again."""
     with one_run(path=LOCK):
         history = store.read()
-        number = history.attempt.former if history.attempt else history.confirmed
-        restore(store, number, history.by, 0)
-        disarm()
+        go_back(store, history, history.attempt is None or history.attempt.was_on)
+
+
+def go_back(store: Store, history: History, on: bool) -> None:
+    """To where the node was before the attempt. Raises :class:`OverlayError`."""
+    number = history.attempt.former if history.attempt else history.confirmed
+    restore(store, Destination(number, f"returned-{time.time_ns():x}", on, history.left))
+    disarm()
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command that the first argument names; the calls of ``rehearse`` come on standard input."""
+    """Run the command that the first argument names; what it works on comes on standard input."""
     store = Store()
     command, rest = arguments[0], arguments[1:]
     answer: dict[str, Any] = {}
@@ -178,7 +212,7 @@ def main(arguments: list[str]) -> int:
             answer["differences"] = rehearse(json.load(sys.stdin))
         elif command == "restore":
             with one_run(path=LOCK):
-                restore(store, int(rest[0]), rest[1], float(rest[2]))
+                restore(store, Destination(**json.load(sys.stdin)))
                 disarm()
         elif command == "watch":
             watch(store, rest[0])

@@ -49,18 +49,29 @@ options:
     description: Which attempt to confirm, as RV(attempt) of O(state=begun) named it. Required with O(state=confirmed).
     type: str
   number:
-    description: The number of the attempt's generation. Required with O(state=confirmed).
+    description:
+      - The number of the attempt's generation. Required with O(state=confirmed).
+      - With V(former) of O(to), the generation that was there before the attempt, for a node on which no attempt waits
+        any more because it was confirmed.
     type: int
   to:
     description:
       - With O(state=restored), V(previous) is the generation that the confirmed one replaced, V(former) the one that
         was there before an attempt that nobody confirmed. Anything else is the number of a generation.
+      - A node that went to its V(previous) generation stays there when that is asked for again.
     type: str
     default: previous
   drain_timeout:
     description: How long to wait for known flows to finish before the datapath is switched off, in seconds.
     type: float
     default: 10
+  switched_on:
+    description:
+      - Whether the overlay is on after O(state=restored).
+      - With V(former) of O(to) and an attempt that nobody confirmed, it is so if it was before the attempt and nobody
+        has switched it off since.
+    type: bool
+    default: true
   runtime:
     description: The code that makes the calls, as the action plugin hands it over. Not for use in playbooks.
     type: str
@@ -122,6 +133,11 @@ attempt:
   returned: success
   type: str
   sample: 2-183f2a6c11
+was_on:
+  description: Whether the overlay was on before the run.
+  returned: success
+  type: bool
+  sample: true
 differences:
   description: What differs from what the node shall be, by module.
   returned: success
@@ -140,7 +156,7 @@ import os
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -157,7 +173,14 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._module import conver
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Observed as ObservedMode
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Wanted, plan_mode
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import LOCK, interfaces, mode_on
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import (
+    LOCK,
+    Destination,
+    interfaces,
+    mode_off,
+    mode_on,
+    was_on,
+)
 
 NANOSECONDS = 1_000_000_000
 
@@ -167,6 +190,7 @@ class Observed:
     """``differences``: what the calls of the generation in question would change."""
 
     history: History
+    was_on: bool = False
     differences: tuple[dict[str, Any], ...] = ()
     leftovers: bool = False
 
@@ -183,7 +207,7 @@ class ConfirmAttempt:
 
 @dataclass(frozen=True)
 class RestoreGeneration:
-    number: int
+    destination: Destination
 
 
 class Runtime:
@@ -196,14 +220,14 @@ class Runtime:
             )
         self.content = base64.b64decode(packed)
 
-    def call(self, *arguments: str, calls: Any = None) -> dict[str, Any]:
+    def call(self, *arguments: str, given: Any) -> dict[str, Any]:
         """Raises :class:`OverlayError`, that of the program where it told one."""
         with tempfile.NamedTemporaryFile(prefix="ebpf-overlay-", suffix=".zip") as stream:
             stream.write(self.content)
             stream.flush()
             command = [_watchdog.python(), stream.name, *arguments]
             done = subprocess.run(
-                command, input=json.dumps(calls), text=True, capture_output=True, check=False, cwd="/"
+                command, input=json.dumps(given), text=True, capture_output=True, check=False, cwd="/"
             )
         try:
             answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -220,7 +244,7 @@ class Runtime:
         return answer
 
     def rehearse(self, calls: Any) -> tuple[dict[str, Any], ...]:
-        return tuple(self.call("rehearse", calls=list(calls))["differences"])
+        return tuple(self.call("rehearse", given=list(calls))["differences"])
 
 
 class Begun:
@@ -236,8 +260,9 @@ class Begun:
     def observe(self) -> Observed:
         history = self.store.read()
         if history.attempt or history.digest != self.digest:
-            return Observed(history)
-        return Observed(history, self.runtime.rehearse([*self.calls, mode_on(history.confirmed)]))
+            return Observed(history, was_on(history))
+        differences = self.runtime.rehearse([*self.calls, mode_on(history.confirmed)])
+        return Observed(history, was_on(history), differences)
 
     def plan(self, seen: Observed) -> Plan:
         history = seen.history
@@ -248,7 +273,7 @@ class Begun:
             number = history.attempt.number
         wanted = not begun and (not same or bool(seen.differences) or history.attempt is not None)
         deadline = time.monotonic_ns() + int(self.timeout * NANOSECONDS)
-        attempt = Attempt(self.identity, number, history.confirmed, deadline, _watchdog.boot_id())
+        attempt = Attempt(self.identity, number, history.confirmed, deadline, _watchdog.boot_id(), seen.was_on)
         before = _generations.describe(history, history.confirmed)
         return Plan(
             operations=(BeginAttempt(attempt),) if wanted else (),
@@ -259,6 +284,7 @@ class Begun:
                 "former": history.confirmed,
                 "digest": self.digest,
                 "attempt": self.identity if wanted or begun else "",
+                "was_on": seen.was_on,
                 "differences": list(seen.differences),
             },
         )
@@ -287,7 +313,8 @@ class Confirmed:
         self.identity, self.number, self.store = params["attempt"], params["number"], store
 
     def observe(self) -> Observed:
-        return Observed(self.store.read())
+        history = self.store.read()
+        return Observed(history, was_on(history))
 
     def plan(self, seen: Observed) -> Plan:
         history = seen.history
@@ -304,6 +331,7 @@ class Confirmed:
                 "former": history.confirmed,
                 "digest": history.generations[self.number].digest if self.number in history.generations else "",
                 "attempt": self.identity,
+                "was_on": seen.was_on,
                 "differences": [],
             },
         )
@@ -333,15 +361,36 @@ class Restored:
 
     def __init__(self, params: dict[str, Any], runtime: Runtime, store: Store) -> None:
         self.runtime, self.store = runtime, store
-        self.drain_timeout = params["drain_timeout"]
-        self.number = _generations.target_of(store.read(), params["to"])
+        history, to = store.read(), params["to"]
+        number = _generations.target_of(history, to, params["number"])
+        left = history.confirmed if to == "previous" else 0
+        self.destination = Destination(
+            number,
+            f"restored-{time.time_ns():x}",
+            was_on(history) if to == "former" and history.attempt else params["switched_on"],
+            history.left if number == history.confirmed else left,
+            params["drain_timeout"],
+        )
+        self.unknown = to == "previous" and not history.confirmed and history.attempt is None
+
+    @property
+    def number(self) -> int:
+        return self.destination.number
 
     def observe(self) -> Observed:
         history = self.store.read()
         calls = list(_generations.calls_to(history, self.number, interfaces()))
         if self.number:
-            calls.append(mode_on(self.number))
-        return Observed(history, self.runtime.rehearse(calls), self.store.exists())
+            calls.append(mode_on(self.number) if self.destination.on else mode_off())
+        differences = self.runtime.rehearse(calls)
+        if self.unknown and differences:
+            raise OverlayError(
+                "go back",
+                "the previous generation",
+                "this node has no history of it, although the overlay is on the node",
+                "Its record was lost. Set overlay_rollback_to to 0 to take the overlay off.",
+            )
+        return Observed(history, was_on(history), differences, self.store.exists())
 
     def plan(self, seen: Observed) -> Plan:
         history = seen.history
@@ -349,7 +398,7 @@ class Restored:
         wanted = not there or bool(seen.differences)
         generation = history.generations.get(self.number)
         return Plan(
-            operations=(RestoreGeneration(self.number),) if wanted else (),
+            operations=(RestoreGeneration(self.destination),) if wanted else (),
             before=_generations.describe(history, history.confirmed)
             + "".join(f"{d['module']} {d['target']}: {d['reason']}\n" for d in seen.differences),
             after=_generations.describe(history, self.number),
@@ -358,14 +407,14 @@ class Restored:
                 "former": history.confirmed,
                 "digest": generation.digest if generation else "",
                 "attempt": "",
+                "was_on": seen.was_on,
                 "differences": list(seen.differences),
             },
         )
 
     def apply(self, operations: tuple[Any, ...]) -> None:
         for operation in operations:
-            by = f"restored-{time.time_ns():x}"
-            self.runtime.call("restore", str(operation.number), by, str(self.drain_timeout))
+            self.runtime.call("restore", given=asdict(operation.destination))
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
@@ -398,6 +447,7 @@ def main() -> None:
             "number": {"type": "int"},
             "to": {"type": "str", "default": "previous"},
             "drain_timeout": {"type": "float", "default": 10},
+            "switched_on": {"type": "bool", "default": True},
             # Kept out of the node's log, where it would be a hundred kilobytes of noise.
             "runtime": {"type": "str", "no_log": True},
         },

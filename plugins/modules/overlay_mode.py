@@ -12,7 +12,8 @@ description:
   - Sets the mode of the datapath that is loaded on a node, by one write of one map entry.
   - Before it switches off, it lets known flows finish, and hands those that remain over to the kernel's connection
     tracking, so that they live on in the kernel's path.
-  - A node without datapath is off already.
+  - A node without datapath is off already. One whose pins are gone while its filters still run is switched off through
+    them, without handing over.
 options:
   mode:
     description:
@@ -119,8 +120,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _conntrack
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_flows, read_control, write_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
+    known_flows,
+    read_control,
+    write_control,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import (
     converge,
@@ -133,6 +139,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     HandOver,
     Observed,
     SetControl,
+    SetUnpinned,
     Wanted,
     plan_mode,
 )
@@ -142,10 +149,19 @@ POLL = 0.1  # seconds
 LINGER = 0.25
 
 
+def _unpinned() -> Any:
+    # Late, because the one node in a thousand that needs it should not cost the others.
+    from ansible_collections.ebpf.overlay.plugins.module_utils import _unpinned
+
+    return _unpinned
+
+
 def observe(pin_dir: str) -> Observed:
     control = read_control(pin_dir)
     now = time.monotonic_ns()
-    live = known_flows(pin_dir, control.session) if control and control.effective(now) != "off" else []
+    if control is None:
+        return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {})
+    live = known_flows(pin_dir, control.session) if control.effective(now) != "off" else []
     return Observed(control, len(live), now)
 
 
@@ -191,6 +207,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
+            elif isinstance(operation, SetUnpinned):
+                _unpinned().write(operation)
             elif isinstance(operation, AwaitFlows) and seen.control:
                 left = await_flows(pin_dir, seen.control.session, timeout)
                 told["finished"] = max(seen.flows - left, 0)

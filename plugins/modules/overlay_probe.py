@@ -61,6 +61,12 @@ connected:
   type: list
   elements: str
   sample: ["10.244.2.11:8080"]
+would_connect:
+  description: Targets that a real run would connect to; empty in a real run.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 refused:
   description: Targets that were reached, and have no service there.
   returned: success
@@ -116,10 +122,14 @@ def connect(address: str, port: int, timeout: float) -> bool:
 
 
 def probe(module: AnsibleModule) -> dict[str, Any]:
-    told: dict[str, list[str]] = {"connected": [], "refused": []}
-    for target in [] if module.check_mode else module.params["targets"]:
-        accepted = connect(target["address"], target["port"], module.params["timeout"])
-        told["connected" if accepted else "refused"].append(f"{target['address']}:{target['port']}")
+    told: dict[str, list[str]] = {"connected": [], "would_connect": [], "refused": []}
+    for target in module.params["targets"]:
+        if module.check_mode:
+            found = "would_connect"
+        else:
+            accepted = connect(target["address"], target["port"], module.params["timeout"])
+            found = "connected" if accepted else "refused"
+        told[found].append(f"{target['address']}:{target['port']}")
     return {**told, "redirected": redirected(), "changed": False}
 
 

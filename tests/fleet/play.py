@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVENTORY = ROOT / "tests/lab/run/inventory.yml"
-_BIN = Path(sys.executable).parent
+BIN = Path(sys.executable).parent
 
 
 TIMEOUT = 900  # seconds
@@ -67,12 +67,12 @@ class Run:
 
 def playbook(name: str, *options: str, variables: Mapping[str, Any] | None = None, follow: Follow | None = None) -> Run:
     """``ansible-playbook name`` from the clone, on the lab's inventory."""
-    return run(_BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, follow=follow)
+    return run(BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, follow=follow)
 
 
 def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:
     """One module on one host; AssertionError if it gave no result."""
-    done = run(_BIN / "ansible", "-i", INVENTORY, host, "-m", name, "-a", json.dumps(dict(arguments or {})), *options)
+    done = run(BIN / "ansible", "-i", INVENTORY, host, "-m", name, "-a", json.dumps(dict(arguments or {})), *options)
     assert done.results, done.output
     return done.results[-1]
 

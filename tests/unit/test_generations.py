@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +79,16 @@ def test_previous_is_the_one_that_was_replaced() -> None:
     assert _generations.target_of(history(1, confirmed=1), "previous") == 0
     assert _generations.target_of(history(confirmed=0), "previous") == 0
     assert _generations.target_of(history(1, 2, confirmed=1, attempt=attempt(2, 1)), "former") == 1
+    # Confirmed meanwhile, so that no attempt tells any more what was there before it.
+    assert _generations.target_of(history(1, 2, confirmed=2), "former", 1) == 1
+    assert _generations.target_of(history(1, confirmed=1), "former") == 1
+
+
+def test_a_node_that_was_rolled_back_stays_there_when_the_run_is_repeated() -> None:
+    seen = history(1, 2, confirmed=1)
+    assert _generations.target_of(replace(seen, left=2), "previous") == 1
+    assert _generations.target_of(replace(seen, left=2), "0") == 0
+    assert _generations.target_of(seen, "previous") == 0
 
 
 @pytest.mark.parametrize("wanted", ["7", "previous", "newest"])
@@ -132,6 +147,125 @@ def test_crash_while_an_attempt_begins_or_is_confirmed_leaves_the_former_readabl
     store.begin(attempt(2, seen.confirmed), generation(2, seen.confirmed), b"three")
     store.confirm(2, "again")
     assert (store.read().confirmed, store.read().attempt) == (2, None)
+
+
+def test_a_write_that_ends_at_any_byte_leaves_the_former_readable(tmp_path: Path) -> None:
+    """Power may go between any two bytes of any file that begins or confirms an attempt."""
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    former = store.read()
+    written = _generation_store._write
+    lengths: list[int] = []
+
+    def measured(path: str, content: bytes) -> None:
+        lengths.append(len(content))
+        written(path, content)
+
+    def broken_off(call: int, size: int) -> Any:
+        def write(path: str, content: bytes) -> None:
+            nonlocal call
+            call -= 1
+            if call >= 0:
+                written(path, content)
+                return
+            Path(f"{path}.new").write_bytes(content[:size])
+            raise CrashError
+
+        return write
+
+    def attempted() -> None:
+        store.begin(attempt(2, 1), generation(2, 1), b"two")
+        store.confirm(2, "a2")
+
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_generation_store, "_write", measured)
+        attempted()
+    shutil.rmtree(tmp_path / "state")
+    shutil.copytree(tmp_path / "copy", tmp_path / "state")
+    assert len(lengths) == 4
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_generation_store.os, "fsync", lambda _descriptor: None)  # thousands of them
+        for call, length in enumerate(lengths):
+            for size in range(length):
+                patched.setattr(_generation_store, "_write", broken_off(call, size))
+                with pytest.raises(CrashError):
+                    attempted()
+                seen = store.read()
+                assert (seen.confirmed, seen.by, seen.generations[1]) == (1, "a1", former.generations[1])
+                assert Path(store.runtime(1)).read_bytes() == b"one"
+                assert seen.attempt in (None, attempt(2, 1))
+                assert set(seen.generations) <= {1, 2}
+    attempted()
+    assert (store.read().confirmed, store.read().attempt) == (2, None)
+
+
+def test_a_kill_at_any_system_call_leaves_a_readable_history(tmp_path: Path) -> None:
+    """The process is killed at each of its calls that change a file system in turn (strace)."""
+    kills = 0
+    for name in ("mkdir", "rename", "unlink", "rmdir", "unlinkat", "write", "fsync"):
+        for number in itertools.count(1):
+            if not killed_at(tmp_path / "state", name, number):
+                break
+            kills += 1
+    assert kills > 20
+
+
+def killed_at(root: Path, name: str, number: int) -> bool:
+    """Whether the story came to that call at all."""
+    store = Store(str(root))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    strace = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={name}",
+        "-e",
+        f"inject={name}:signal=KILL:when={number}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*strace, sys.executable, "-c", _STORY, str(root)]
+    if subprocess.run(command, env=environment, check=False).returncode == 0:
+        assert os.listdir(root.parent) == []
+        return False
+    seen = store.read()
+    assert seen.confirmed in (0, 1, 2)
+    assert not seen.confirmed or seen.digest == f"digest{seen.confirmed}"
+    assert not seen.confirmed or Path(store.runtime(seen.confirmed)).read_bytes() in (b"one", b"two")
+    assert not seen.attempt or seen.attempt.number in seen.generations
+    store.begin(attempt(3, seen.confirmed), generation(3, seen.confirmed), b"three")
+    store.confirm(3, "again")
+    assert (store.read().confirmed, store.read().attempt) == (3, None)
+    store.clear()
+    assert os.listdir(root.parent) == []
+    return True
+
+
+# Generation 2, then back to 0.
+_STORY = """
+import sys
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation
+store = Store(sys.argv[1])
+store.begin(Attempt("a2", 2, 1, 0, "boot"), Generation(2, 1, "digest2", "now"), b"two")
+store.confirm(2, "a2")
+store.clear()
+"""
+
+
+def test_files_that_hold_something_else_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    for name in ("confirmed.json", "attempt.json", "generations/1/manifest.json"):
+        for content in ("", "{", "[]", "7", '{"number": 1, "unknown": 2}', "\0" * 20):
+            (tmp_path / "state" / name).write_text(content, encoding="utf-8")
+            store.read()
+    assert store.read() == History()
 
 
 def test_only_the_last_three_stay_on_disk(tmp_path: Path) -> None:

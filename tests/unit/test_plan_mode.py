@@ -17,6 +17,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     HandOver,
     Observed,
     SetControl,
+    SetUnpinned,
     Wanted,
     plan_mode,
 )
@@ -118,3 +119,11 @@ def test_without_a_datapath_it_is_off_already(mode: str) -> None:
     assert not plan.operations
     assert not plan.unmet
     assert plan.result["mode"] == "off"
+
+
+def test_a_datapath_that_lost_its_pins_is_switched_off_through_its_filters() -> None:
+    running = {7: Control("on", 0, 4, 2), 9: Control("off", 0, 1, 1)}
+    plan = plan_mode(Wanted("off"), Observed(None, 0, NOW, running), PIN)
+    assert plan.operations == (SetUnpinned(7, Control("off", 0, 4, 2)),)
+    assert (plan.before, plan.after) == ("mode on\n", "mode off\n")
+    assert "pins" in plan.warnings[0]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nodes that nobody reaches any more, and a controller that dies: every node ends confirmed or back, by itself.
+
+What a lost node does is seen from outside: through its namespaces, never through SSH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import play
+from fleet.cut import cut_at, mend
+from fleet.datapath import SOAK, Datapath, full
+from fleet.generation import dump, history, pending, recorded, settled, takes_the_overlay
+from lab.api import Lab, Node, wait_until
+
+SITE = "site.yml"
+LEASE = 15
+APPLY = 40
+TIMES = {"overlay_lease": LEASE, "overlay_apply_timeout": APPLY, "overlay_batches": [1, "100%"]}
+GRACE = 120  # seconds for a busy machine to restore a generation, which takes two or three
+TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}
+STEPS = (
+    "Compare with what the node is, and begin a generation if it differs",
+    "Install bcc, pyroute2 and the UAPI headers",
+    "Mount the bpffs",
+    "Build and load the datapath",
+    "Fill the maps",
+    "Attach the programs, the reply side first",
+    "Tell the datapath which interfaces carry it",
+    "Switch the overlay on",
+    "Read the overlay's counters over a new connection",
+    "Connect to the services of this node's workloads from another node",
+    "Read the counters again",
+    "Confirm the generation",
+)
+
+
+@pytest.fixture(scope="module")
+def lab(ready_lab: Lab) -> Iterator[Lab]:
+    yield ready_lab
+    for node in ready_lab.nodes.values():
+        mend(node)
+
+
+def observed(lab: Lab) -> dict[str, Any]:
+    return {node.name: recorded(dump(node)) for node in lab.nodes.values()}
+
+
+class LeaseSeen:
+    """Watches one node's mode and traffic while a roll-out runs: from when on requests must take the kernel's path."""
+
+    def __init__(self, node: Node, client: Node) -> None:
+        self.node, self.client = node, client
+        self.during: list[bool] = []  # whether requests took the overlay
+        self.after: list[bool] = []
+        self.deadline = 0
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> LeaseSeen:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _run(self) -> None:
+        while not self.ended.wait(0.2):
+            control = Datapath(self.node).control
+            self.deadline = control.deadline if control and control.deadline else self.deadline
+            if not self.deadline:
+                continue
+            began = time.monotonic_ns()
+            took = takes_the_overlay(self.node, self.client)
+            if time.monotonic_ns() < self.deadline:
+                self.during.append(took)
+            elif began > self.deadline:
+                self.after.append(took)
+
+
+def test_canary_that_is_cut_off_while_its_lease_runs_saves_itself(lab: Lab) -> None:
+    """The lease ends with no process of ours needed; then the former generation is restored."""
+    before = observed(lab)
+    node, other = lab.nodes[1], lab.nodes[2]
+    with cut_at(node, "Read the overlay's counters over a new connection") as follow:
+        with LeaseSeen(node, other) as seen:
+            done = play.playbook(SITE, variables=TIMES, follow=follow)
+            wait_until(lambda: len(seen.after) >= 3, GRACE, "requests after the lease")
+        assert any(seen.during), "no request took the overlay while the lease ran"
+        assert not any(seen.after), "a request took the overlay after the end of the lease"
+        wait_until(lambda: not pending(node), GRACE, "the node is back")
+        assert observed(lab) == before
+    assert done.code != 0
+    assert "ovl-n1: FAILED" in done.output
+    assert "The connection was lost at the step 'read the counters'" in " ".join(done.output.split())
+    assert "goes back by itself" in " ".join(done.output.split())
+    assert {result.host for result in done.results if result.changed} == {"ovl-n1"}
+
+
+@pytest.mark.parametrize("step", STEPS if SOAK else ["Build and load the datapath"])
+def test_node_of_a_later_batch_that_is_cut_off_goes_back_and_so_do_all_others(lab: Lab, step: str) -> None:
+    before = observed(lab)
+    with cut_at(lab.nodes[2], step, batch=2) as follow:
+        done = play.playbook(SITE, variables=TIMES, follow=follow)
+        reachable = {name: state for name, state in observed(lab).items() if name != "ovl-n2"}
+        assert reachable == {name: state for name, state in before.items() if name != "ovl-n2"}, done.output
+        settled(lab, APPLY + GRACE)
+        assert observed(lab) == before
+    assert done.code != 0
+    assert "ovl-n1: was rolled out, and taken back" in done.output
+    assert "ovl-n2: FAILED" in done.output
+
+
+@pytest.mark.parametrize("step", STEPS if SOAK else ["Switch the overlay on"])
+def test_upgrade_that_is_cut_off_goes_back_to_the_former_generation(lab: Lab, step: str) -> None:
+    play.playbook(SITE).succeeded()
+    before = observed(lab)
+    node = lab.nodes[1]
+    with cut_at(node, step) as follow:
+        done = play.playbook(SITE, variables={**TIMES, **TWO_SERVICES}, follow=follow)
+        settled(lab, APPLY + GRACE)
+        assert observed(lab) == before
+        assert takes_the_overlay(node, lab.nodes[2])
+    assert done.code != 0
+    assert {result.host for result in done.results if result.changed} <= {"ovl-n1"}
+
+
+def kill_at(moment: float, variables: dict[str, Any], folder: Path) -> bool:
+    """Run the roll-out and kill the controller with all of its processes; returns whether it was still running."""
+    path = folder / "variables.json"
+    path.write_text(json.dumps(variables), encoding="utf-8")
+    command = [play.BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "--extra-vars", f"@{path}"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=play.ROOT, start_new_session=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_path: Path) -> None:
+    """SIGKILL at random moments; the next run goes on from there without a hand on any node."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    began = time.monotonic()
+    play.playbook(SITE).succeeded()
+    play.playbook(SITE, variables=TWO_SERVICES).succeeded()
+    longest = (time.monotonic() - began) * 0.6
+    services = [{"overlay_services": [{"port": port}]} for port in (8080, 9090)]
+    killed = 0
+    for round_number in range(full(10, 3)):
+        killed += kill_at(chance.uniform(4, longest), {**TIMES, **services[round_number % 2]}, tmp_path)
+        settled(lab, APPLY + LEASE + GRACE)
+        told = play.run(
+            play.BIN / "ansible", "-i", play.INVENTORY, "overlay_nodes", "-m", "ebpf.overlay.overlay_generation_info"
+        )
+        drifts = {result.host: result.result["differences"] for result in told.results}
+        assert drifts == {node.name: [] for node in lab.nodes.values()}
+        for node in lab.nodes.values():
+            assert (history(node)["number"], dump(node)["control"]) == (
+                history(node)["number"], ("on", 0, history(node)["number"]),
+            )  # fmt: skip
+    assert killed
+    play.playbook(SITE).succeeded()

@@ -32,6 +32,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
     program_of,
 )
 
+LONGEST_NAME = 255  # NAME_MAX
+
 
 def plan_filters(wish: Wish, seen: Observed) -> Plan:
     """The plan that leads from ``seen`` to ``wish``.
@@ -227,6 +229,13 @@ class _Draft:
             here[here.index(ours)] = replace(ours, program_id=program.id or 0)
             return
         name = link_pin_name(self.wish.namespace, item.ifindex, item.interface, item.direction, program.name)
+        if len(name) > LONGEST_NAME:
+            raise OverlayError(
+                "attach a TCX link",
+                item.target,
+                f"the name of its pin would take {len(name)} bytes, and a file system takes {LONGEST_NAME}",
+                "Pin the program under a shorter name. Nothing was changed.",
+            )
         pin = os.path.join(self.wish.links, name)
         self.operations.append(do.CreateLink(*common, pin, program, revision, item.required))
         here.insert(0, Link(*item.hook, 0, program.id or 0, pin, program.name))

@@ -251,7 +251,9 @@ def node(*, mounted: bool = True, preload: tuple[str, ...] = ()) -> Iterator[Nod
     with tempfile.TemporaryDirectory(prefix="ovl-object-") as folder:
         # Only the package that modules import, so that nothing else of this environment shadows the distribution's.
         os.symlink(os.path.dirname(ansible.__file__), f"{folder}/ansible")
-        script = "mount -t tmpfs tmpfs /run && mkdir /run/tmp && umount -R /sys/fs/bpf 2>/dev/null;"
+        # Without the kernel's own headers, wherever this runs.
+        script = "[ ! -d /lib/modules ] || mount -t tmpfs tmpfs /lib/modules && "
+        script += "mount -t tmpfs tmpfs /run && mkdir /run/tmp && umount -R /sys/fs/bpf 2>/dev/null;"
         script += " mount -t bpf bpf /sys/fs/bpf &&" if mounted else ""
         keeper = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script} echo ready && exec sleep 900"],

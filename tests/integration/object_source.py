@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
 from integration.bpf_object_node import Node, Outcome
 
-PREFIX = "tobj_"  # of all programs and maps here, to find them among those of others
+# Of all programs and maps here, to find them among those of others: ids and names are the whole kernel's.
+PREFIX = f"t{secrets.token_hex(2)}_"
 PIN_DIR = "/sys/fs/bpf/tobj"
 BUILD = f"{PIN_DIR}/build"
 
@@ -17,33 +19,33 @@ MAIN = """\
 #include <uapi/linux/pkt_cls.h>
 #include "tables.h"
 
-int tobj_first(struct __sk_buff *skb)
+int PREFIX_first(struct __sk_buff *skb)
 {
     return count(skb->ifindex) ? TC_ACT_UNSPEC : TC_ACT_OK;
 }
 
-int tobj_second(struct __sk_buff *skb)
+int PREFIX_second(struct __sk_buff *skb)
 {
     u32 zero = 0;
-    u64 *total = tobj_stats.lookup(&zero);
+    u64 *total = PREFIX_stats.lookup(&zero);
     if (total)
         *total += SECOND;
     return TC_ACT_UNSPEC;
 }
-"""
+""".replace("PREFIX_", PREFIX)
 TABLES = """\
 #pragma once
 #include "sizes.h"
-BPF_TABLE("hash", u32, u64, tobj_flows, CAPACITY);
-BPF_TABLE("percpu_array", u32, u64, tobj_stats, 4);
+BPF_TABLE("hash", u32, u64, PREFIX_flows, CAPACITY);
+BPF_TABLE("percpu_array", u32, u64, PREFIX_stats, 4);
 
 // A header that touches a map: bcc alone would not rewrite this access.
 static inline int count(u32 key)
 {
-    u64 *found = tobj_flows.lookup(&key);
+    u64 *found = PREFIX_flows.lookup(&key);
     return found != 0;
 }
-"""
+""".replace("PREFIX_", PREFIX)
 SIZES = """\
 #pragma once
 #ifndef CAPACITY
@@ -72,7 +74,7 @@ print(sorted(entries))
 
 def build(target: Node, source: Path, *, dry: bool = False, **params: Any) -> Outcome:
     how = {key: params.pop(key) for key in ("kill_at", "patch", "wrapper") if key in params}
-    wanted = {"src": str(source), "pin_dir": PIN_DIR, "programs": ["tobj_first", "tobj_second"], **params}
+    wanted = {"src": str(source), "pin_dir": PIN_DIR, "programs": [f"{PREFIX}first", f"{PREFIX}second"], **params}
     return target.run("bpf_object", dry=dry, **how, **wanted)
 
 
@@ -81,11 +83,11 @@ def remove(target: Node, *, dry: bool = False, **how: Any) -> Outcome:
 
 
 def fill(target: Node, count: int) -> None:
-    target.program(WRITE, f"{PIN_DIR}/tobj_flows", str(count))
+    target.program(WRITE, f"{PIN_DIR}/{PREFIX}flows", str(count))
 
 
 def entries(target: Node) -> str:
-    listed: str = target.program(READ, f"{PIN_DIR}/tobj_flows")
+    listed: str = target.program(READ, f"{PIN_DIR}/{PREFIX}flows")
     return listed.strip()
 
 

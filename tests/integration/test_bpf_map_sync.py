@@ -298,6 +298,15 @@ def test_a_frozen_map(kernel: Kernel) -> None:
         assert outcome.changes == 0
 
 
+def test_missing_rights(kernel: Kernel) -> None:
+    """Once a map is open, current kernels ask for no capability: the rights on files decide."""
+    held = Held(kernel)
+    outcome = kernel.run_as(65534, "bpf_map_sync", map=held.pin, key="ip", value=VALUE, entries=addresses([1]))
+    assert four_parts(outcome, "EACCES")["errno"] == "EACCES"
+    assert "become" in outcome.error["advice"]
+    assert kernel.raw(held.name) == {}
+
+
 def test_a_map_that_is_frozen_meanwhile(kernel: Kernel) -> None:
     held = Held(kernel)
     outcome = held.sync(addresses(range(2)), fault={"at": 1, "meanwhile": [["freeze", held.name]]})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,19 +59,19 @@ def test_check_real_check_real_then_absent(target: Node, source: Path) -> None:
     assert [item["tag"] for item in real.result["programs"]] == [item["tag"] for item in dry.result["programs"]]
     assert real.bcc
     state = target.settled_state(PREFIX)
-    assert sorted(state["programs"]) == sorted(real.ids[name] for name in ("tobj_first", "tobj_second"))
-    assert sorted(state["maps"]) == sorted(real.ids[name] for name in ("tobj_flows", "tobj_stats"))
+    assert sorted(state["programs"]) == sorted(real.ids[name] for name in (f"{PREFIX}first", f"{PREFIX}second"))
+    assert sorted(state["maps"]) == sorted(real.ids[name] for name in (f"{PREFIX}flows", f"{PREFIX}stats"))
     assert set(state["pins"]) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/{name}" for name in real.ids)}
     assert real.result["maps"][0] == {
-        "name": "tobj_flows", "id": real.ids["tobj_flows"], "type": "hash", "key_size": 4, "value_size": 8,
-        "max_entries": 64, "flags": 0, "pin": f"{PIN_DIR}/tobj_flows",
+        "name": f"{PREFIX}flows", "id": real.ids[f"{PREFIX}flows"], "type": "hash", "key_size": 4, "value_size": 8,
+        "max_entries": 64, "flags": 0, "pin": f"{PIN_DIR}/{PREFIX}flows",
     }  # fmt: skip
 
     for again in (build(target, source, dry=True), build(target, source)):
         assert not again.result["changed"]
         assert not again.result["compiled"]
         assert again.ids == real.ids
-        assert not again.bcc, "a second run must not load the compiler"
+        assert not again.bcc, "a second run must not load the compiler (its memory: bcc #1181)"
         assert again.changes == 0
     assert target.settled_state(PREFIX) == state
 
@@ -79,6 +80,12 @@ def test_check_real_check_real_then_absent(target: Node, source: Path) -> None:
     assert remove(target).result["changed"]
     assert target.settled_state(PREFIX) == before
     assert not remove(target).result["changed"]
+
+
+def test_it_needs_no_kernel_headers_bcc_3819(target: Node, source: Path) -> None:
+    release = os.uname().release
+    assert not any(target.command("ls", f"/lib/modules/{release}/{name}", check=False).stdout for name in ("build", ""))
+    assert build(target, source).result["compiled"]
 
 
 def test_a_changed_header_makes_new_programs_and_maps_keep_their_entries(target: Node, source: Path) -> None:
@@ -90,9 +97,9 @@ def test_a_changed_header_makes_new_programs_and_maps_keep_their_entries(target:
     assert second.result["changed"]
     assert second.result["diff"] == dry.result["diff"]
     assert second.result["digest"] != first.result["digest"]
-    for name in ("tobj_first", "tobj_second"):
+    for name in (f"{PREFIX}first", f"{PREFIX}second"):
         assert second.ids[name] != first.ids[name]
-    for name in ("tobj_flows", "tobj_stats"):
+    for name in (f"{PREFIX}flows", f"{PREFIX}stats"):
         assert second.ids[name] == first.ids[name] == dry.ids[name]
     assert entries(target) == expected(10)
     state = target.settled_state(PREFIX)
@@ -102,14 +109,14 @@ def test_a_changed_header_makes_new_programs_and_maps_keep_their_entries(target:
 
 def test_a_program_and_a_map_that_are_no_longer_wanted_go(target: Node, source: Path) -> None:
     build(target, source)
-    (source.parent / "tables.h").write_text(TABLES.replace("tobj_stats", "tobj_counts"))
-    source.write_text(MAIN.replace("tobj_stats", "tobj_counts"))
-    build(target, source, programs=["tobj_second"])
+    (source.parent / "tables.h").write_text(TABLES.replace(f"{PREFIX}stats", f"{PREFIX}counts"))
+    source.write_text(MAIN.replace(f"{PREFIX}stats", f"{PREFIX}counts"))
+    build(target, source, programs=[f"{PREFIX}second"])
     pins = target.settled_state(PREFIX)["pins"]
-    assert set(pins) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/tobj_{name}" for name in ("second", "flows", "counts"))}
+    assert set(pins) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/{PREFIX}{name}" for name in ("second", "flows", "counts"))}
 
 
-@pytest.mark.parametrize("lost", ["tobj_first", "tobj_stats", "build"])
+@pytest.mark.parametrize("lost", [f"{PREFIX}first", f"{PREFIX}stats", "build"])
 def test_a_lost_pin_is_noticed_and_made_again(target: Node, source: Path, lost: str) -> None:
     build(target, source)
     target.command("rm", f"{PIN_DIR}/{lost}")
@@ -131,23 +138,23 @@ def test_defines_are_part_of_the_identity(target: Node, source: Path) -> None:
 # --- maps that change (calico #12876, cilium #28742) ------------------------------------------------------------------
 
 
-def test_map_with_a_new_layout_is_refused_before_anything_changes(target: Node, source: Path) -> None:
+def test_map_with_a_new_layout_is_refused_before_anything_changes_calico_12876(target: Node, source: Path) -> None:
     build(target, source)
     fill(target, 3)
     state = target.settled_state(PREFIX)
     for dry in (True, False):
         outcome = build(target, source, dry=dry, defines={"CAPACITY": 128})
-        assert_refused(outcome, "carry a map over", "tobj_flows", "capacity 64", "capacity 128", "on_map_change")
+        assert_refused(outcome, "carry a map over", f"{PREFIX}flows", "capacity 64", "capacity 128", "on_map_change")
     assert target.settled_state(PREFIX) == state
     assert entries(target) == expected(3)
 
 
-def test_capacity_is_migrated_with_all_entries(target: Node, source: Path) -> None:
+def test_capacity_is_migrated_with_all_entries_cilium_28742(target: Node, source: Path) -> None:
     first = build(target, source)
     fill(target, 60)
     grown = build(target, source, defines={"CAPACITY": 100}, on_map_change="migrate")
-    assert grown.ids["tobj_flows"] != first.ids["tobj_flows"]
-    assert grown.ids["tobj_stats"] == first.ids["tobj_stats"]
+    assert grown.ids[f"{PREFIX}flows"] != first.ids[f"{PREFIX}flows"]
+    assert grown.ids[f"{PREFIX}stats"] == first.ids[f"{PREFIX}stats"]
     assert entries(target) == expected(60)
     state = target.settled_state(PREFIX)
     assert len(state["maps"]) == 2
@@ -186,21 +193,21 @@ def test_program_that_the_verifier_refuses(target: Node, source: Path, dry: bool
     before = target.settled_state(PREFIX)
     source.write_text(MAIN.replace("if (total)", "if (total && *(u8 *)(long)skb->data)"))
     outcome = build(target, source, dry=dry)
-    assert_refused(outcome, "load a program", "tobj_second", "invalid access to packet", errno="EACCES")
+    assert_refused(outcome, "load a program", f"{PREFIX}second", "invalid access to packet", errno="EACCES")
     assert target.settled_state(PREFIX) == before
 
 
 def test_other_bad_input(target: Node, source: Path, tmp_path: Path) -> None:
     before = target.settled_state(PREFIX)
-    outcome = build(target, source, programs=["tobj_thrid"])
-    assert_refused(outcome, "find a program", "tobj_thrid", "tobj_first, tobj_second")
+    outcome = build(target, source, programs=[f"{PREFIX}thrid"])
+    assert_refused(outcome, "find a program", f"{PREFIX}thrid", f"{PREFIX}first, {PREFIX}second")
     assert_refused(build(target, tmp_path / "gone.c"), "read the source", "gone.c", errno="ENOENT")
     assert_refused(build(target, Path("overlay.c")), "read the source", "controller has no such file")
     assert_refused(build(target, source, defines={"NO-NAME": 1}), "define a macro", "NO-NAME")
     assert_refused(build(target, source, pin_dir="/sys/fs/bpf/a.b"), "use the folder for pins", "dots")
     assert_refused(build(target, source, pin_dir="/sys/fs/bpf"), "use the folder for pins", "bpffs itself")
     assert_refused(build(target, source, pin_dir="/tmp/elsewhere"), "start", "not below a bpffs")
-    source.write_text(MAIN + 'BPF_TABLE_PINNED("hash", u32, u32, tobj_pinned, 1, "/sys/fs/bpf/tobj_pinned");\n')
+    source.write_text(MAIN + 'BPF_TABLE_PINNED("hash", u32, u32, pinned, 1, "/sys/fs/bpf/pinned");\n')
     assert_refused(build(target, source, dry=True), "compile", "BPF_TABLE_PINNED")
     assert target.settled_state(PREFIX) == before
 
@@ -229,13 +236,13 @@ def test_node_without_the_compiler(target: Node, source: Path) -> None:
 def test_somebody_elses_pins_are_not_touched(target: Node, source: Path) -> None:
     build(target, source, pin_dir="/sys/fs/bpf/other")
     target.command("mkdir", PIN_DIR)
-    target.command("mv", "/sys/fs/bpf/other/tobj_flows", f"{PIN_DIR}/tobj_flows")
+    target.command("mv", f"/sys/fs/bpf/other/{PREFIX}flows", f"{PIN_DIR}/{PREFIX}flows")
     before = target.settled_state(PREFIX)
-    assert_refused(build(target, source), "pin", f"{PIN_DIR}/tobj_flows", "already pinned")
+    assert_refused(build(target, source), "pin", f"{PIN_DIR}/{PREFIX}flows", "already pinned")
     assert not remove(target).result["changed"]
     assert target.settled_state(PREFIX) == before
     # Other names in the same folder are no hindrance, and stay when ours go.
-    target.command("mv", f"{PIN_DIR}/tobj_flows", f"{PIN_DIR}/foreign")
+    target.command("mv", f"{PIN_DIR}/{PREFIX}flows", f"{PIN_DIR}/foreign")
     build(target, source)
     remove(target)
     pins = {path for path in target.state(PREFIX)["pins"] if path.startswith(PIN_DIR)}
@@ -284,7 +291,9 @@ def test_a_bpffs_of_somebody_else_stays(target: Node) -> None:
         (("mount", "-t", "tmpfs", "tmpfs", "/sys/fs"), ("hidden by a later mount", "tmpfs on /sys/fs")),
     ],
 )
-def test_pins_out_of_sight_are_an_error(target: Node, source: Path, mount: tuple[str, ...], words: Any) -> None:
+def test_pins_out_of_sight_are_an_error_cilium_47847(
+    target: Node, source: Path, mount: tuple[str, ...], words: Any
+) -> None:
     build(target, source)
     target.command(*mount)
     for dry in (True, False):
@@ -306,7 +315,8 @@ def test_source_is_found_on_the_controller(target: Node, source: Path, tmp_path:
         (source.parent / name).rename(play / "files" / "bpf" / name)
     (play / "play.yml").write_text(
         "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
-        "    - ebpf.overlay.bpf_object: {src: main.c, pin_dir: /sys/fs/bpf/tobj, programs: [tobj_first]}\n"
+        "    - ebpf.overlay.bpf_object: {src: main.c, pin_dir: /sys/fs/bpf/tobj, programs: ["
+        f"{PREFIX}first]}}\n"
         "      register: made\n"
         "    - ansible.builtin.assert: {that: [made.compiled == expected, made.changed == expected]}\n"
     )

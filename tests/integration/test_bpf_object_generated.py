@@ -19,7 +19,7 @@ STATES = 500 if SOAK else 5
 
 def some_build(dice: random.Random) -> dict[str, Any]:
     defines = {"CAPACITY": dice.choice([64, 64, 128]), "SECOND": dice.choice([1, 2])}
-    programs = dice.choice([["tobj_first", "tobj_second"]] * 2 + [["tobj_first"], ["tobj_second"]])
+    programs = dice.choice([[f"{PREFIX}first", f"{PREFIX}second"]] * 2 + [[f"{PREFIX}first"], [f"{PREFIX}second"]])
     return {"defines": defines, "programs": programs, "on_map_change": dice.choice(["refuse", "migrate", "replace"])}
 
 
@@ -36,7 +36,7 @@ def start(node: Node, source: Path, dice: random.Random) -> list[str]:
         remove(node, kill_at=kill_at)
         told.append(f"remove killed at {kill_at}")
     pins = sorted(path for path in node.state(PREFIX)["pins"] if path.startswith(f"{PIN_DIR}/"))
-    if f"{PIN_DIR}/tobj_flows" in pins and dice.random() < 0.5:
+    if f"{PIN_DIR}/{PREFIX}flows" in pins and dice.random() < 0.5:
         fill(node, dice.choice([1, 64]))
         told.append("filled")
     if pins and dice.random() < 0.3:
@@ -45,9 +45,9 @@ def start(node: Node, source: Path, dice: random.Random) -> list[str]:
         told.append(f"lost {lost}")
     if dice.random() < 0.2:
         build(node, source, pin_dir="/sys/fs/bpf/foreign")
-        name = dice.choice(["tobj_first", "tobj_flows", "foreign"])
+        name = dice.choice([f"{PREFIX}first", f"{PREFIX}flows", "foreign"])
         node.command("mkdir", "-p", PIN_DIR)
-        node.command("mv", "/sys/fs/bpf/foreign/tobj_flows", f"{PIN_DIR}/{name}")
+        node.command("mv", f"/sys/fs/bpf/foreign/{PREFIX}flows", f"{PIN_DIR}/{name}")
         node.command("rm", "-r", "/sys/fs/bpf/foreign")
         told.append(f"foreign {name}")
     return told

@@ -80,10 +80,10 @@ def test_the_search_finds_each_kind_of_residue(ready: Node, source: Path) -> Non
     clean = ready.settled_state(PREFIX)
     build(ready, source)
     ready.command("mkdir", "/sys/fs/bpf/stray")
-    ready.command("mv", f"{PIN_DIR}/tobj_first", "/sys/fs/bpf/stray/tobj_first")
+    ready.command("mv", f"{PIN_DIR}/{PREFIX}first", f"/sys/fs/bpf/stray/{PREFIX}first")
     remove(ready)
     found = ready.settled_state(PREFIX)
-    assert set(found["pins"]) - set(clean["pins"]) == {"/sys/fs/bpf/stray", "/sys/fs/bpf/stray/tobj_first"}
+    assert set(found["pins"]) - set(clean["pins"]) == {"/sys/fs/bpf/stray", f"/sys/fs/bpf/stray/{PREFIX}first"}
     assert len(found["programs"]) == 1
     assert len(found["maps"]) == 1, "the program holds the map that it uses"
     ready.command("rm", "-r", "/sys/fs/bpf/stray")

@@ -109,6 +109,7 @@ def test_the_dry_run_of_an_upgrade_foretells_the_new_filter(place: Place) -> Non
 
 
 def test_removal_leaves_nothing(place: Place) -> None:
+    """Uninstalling leaves no program: cilium #26472, calico #7008."""
     assert len(place.both("remove.yml")) == 3
     state = place.state()
     assert "own" not in state

@@ -77,6 +77,7 @@ def test_runs_do_not_stack_filters_calico_8897(node: Sandbox) -> None:
 
 
 def test_neighbours_stay_untouched_tracee_1828(node: Sandbox) -> None:
+    """Removing a clsact qdisc takes everybody's programs with it: ebpf-manager #67."""
     foreign_state(node)
     node.sh("tc qdisc add dev cali1 clsact")
     before = node.state()
@@ -95,6 +96,7 @@ def test_neighbours_stay_untouched_tracee_1828(node: Sandbox) -> None:
 
 @pytest.mark.parametrize("taken", [{"handle": 0x77}, {"priority": 20}], ids=["handle", "kind"])
 def test_a_place_taken_by_somebody_else_is_refused_cilium_28433(node: Sandbox, taken: dict[str, Any]) -> None:
+    """Same priority and handle as somebody else: datadog-agent #13692."""
     foreign_state(node)
     error = refused(node, at("cali1", "one"), at("eth0", "one", **taken))
     assert "eth0" in error["target"]
@@ -152,6 +154,7 @@ def test_a_first_dry_run_predicts_the_interfaces_before_the_program_exists(node:
 
 
 def test_a_foreign_ingress_qdisc_serves_ingress_and_rules_out_egress(node: Sandbox) -> None:
+    """ingress and clsact exclude each other: containernetworking/plugins #894."""
     node.sh(
         "tc qdisc add dev eth0 handle ffff: ingress; "
         "tc filter add dev eth0 ingress prio 8 protocol all u32 match u32 0 0 classid 1:1"
@@ -169,6 +172,7 @@ def test_a_foreign_ingress_qdisc_serves_ingress_and_rules_out_egress(node: Sandb
 
 
 def test_a_qdisc_that_somebody_deleted_comes_back_and_is_told(node: Sandbox) -> None:
+    """Felix does so on cali* interfaces when it attaches through TCX or netkit."""
     node.attach(at("eth0", "one"))
     node.sh("tc qdisc del dev eth0 clsact")
     result = node.both(at("eth0", "one"))
@@ -179,7 +183,7 @@ def test_a_qdisc_that_somebody_deleted_comes_back_and_is_told(node: Sandbox) -> 
 
 
 def test_an_interface_that_comes_back_is_not_taken_for_the_old_one(node: Sandbox) -> None:
-    """veth churn, calico #11012: a record of a qdisc does not outlive its interface."""
+    """veth churn, calico #11012 and #12202: a record of a qdisc does not outlive its interface."""
     node.sh("ip link add cali9 type veth peer name q9")
     node.attach(at("cali9", "one"))
     node.sh("ip link del cali9; ip link add cali9 type veth peer name q9; tc qdisc add dev cali9 clsact")

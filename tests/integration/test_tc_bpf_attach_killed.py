@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``tc_bpf_attach`` killed at any step, then one more run, then a search for what is left over (retina #537).
+"""``tc_bpf_attach`` killed at any step, then one more run, then a search for what is left over (retina #537,
+aws-network-policy-agent #621).
 
 Killed are all steps in a soak, some of them otherwise.
 """

@@ -159,3 +159,87 @@ def test_somebody_who_takes_the_place_meanwhile_keeps_it(node: Sandbox, mechanis
     error = parts(disturbed(node, 0, theirs, at("eth0", "one"), mechanism=mechanism))
     assert error["errno"] == ("EEXIST" if mechanism == "clsact" else "ESTALE")
     assert "ebpf.overlay:one" not in str(node.filters("eth0"))
+
+
+# A kernel that does not know the attach type.
+NO_TCX = """
+from ansible_collections.ebpf.overlay.plugins.module_utils import _tcx
+from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
+_tcx.supported = lambda: False
+tc_bpf_attach.main()
+"""
+
+
+def test_tcx_on_a_kernel_that_has_none(node: Sandbox) -> None:
+    before = node.state()
+    for check in (True, False):
+        given = arguments_of(check, {"attachments": [at("eth0", "one")], "mechanism": "tcx"})
+        error = parts(result(*node.job(NO_TCX, stdin=given)))
+        assert error["errno"] in ("ENOTSUP", "EOPNOTSUPP")  # one number, two names
+        assert "kernel 6.6" in error["advice"]
+    assert node.state() == before
+    automatic = result(*node.job(NO_TCX, stdin=arguments_of(False, {"attachments": [at("eth0", "one")]})))
+    assert automatic["attachments"][0]["mechanism_reason"] == "this kernel has no TCX"
+
+
+@pytest.mark.parametrize("mechanism", ["clsact", "tcx"])
+def test_a_bpffs_mounted_a_second_time_is_noticed_before_anything_is_attached_cilium_47847(
+    node: Sandbox, mechanism: str
+) -> None:
+    node.attach(at("eth0", "one"), mechanism=mechanism)
+    wanted = at("eth0", "one"), at("cali1", "one")
+    node.sh("mount -t bpf bpf /sys/fs/bpf")
+    try:
+        error = refused(node, *wanted, mechanism=mechanism)
+    finally:
+        node.sh("umount /sys/fs/bpf")
+    assert "more than once" in error["reason"]
+    assert "findmnt" in error["advice"]
+    assert len(node.attach(*wanted, mechanism=mechanism)["attachments"]) == 2
+
+
+def test_names_at_the_limit_of_their_length(node: Sandbox) -> None:
+    """Interfaces of 15 bytes, dots among them; a program's name that no pin of a link could hold."""
+    names = ("abcdefghijklmno", "abcdefghijklmn.", "abcdefghijkl.no")
+    for number, name in enumerate(names):
+        node.sh(f"ip link add {name} type veth peer name l{number}")
+    try:
+        for mechanism in ("tcx", "clsact"):
+            node.both(*[at(name, "one") for name in names], mechanism=mechanism)
+            assert not node.attach(*[at(name, "one") for name in names], mechanism=mechanism)["changed"]
+        node.both(purge=True)
+        node.load("a_" * 64)
+        error = refused(node, at(names[0], "a_" * 64), mechanism="tcx")
+        assert "255" in error["reason"]
+        node.both(at(names[0], "a_" * 64), mechanism="clsact")
+        node.both(purge=True)
+    finally:
+        node.sh("".join(f"ip link del {name};" for name in names))
+    assert "/run/ebpf-overlay" not in node.state()
+
+
+def test_two_runs_that_want_different_things_at_once_end_as_one_of_them(node: Sandbox) -> None:
+    """The later one waits for the earlier one; never is it a mixture of both."""
+    for _ in range(3):
+        began = [
+            subprocess.Popen(
+                node.command(PYTHON, "-m", "ansible_collections.ebpf.overlay.plugins.modules.tc_bpf_attach"),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env=environment(), cwd="/",
+            )
+            for _name in ("one", "two")
+        ]  # fmt: skip
+        for process, name in zip(began, ("one", "two")):
+            assert process.stdin
+            process.stdin.write(arguments_of(False, {"attachments": [at("*", name)], "purge": True}))
+            process.stdin.close()
+        for process in began:
+            assert process.stdout
+            ended = result(process.wait(), process.stdout.read())
+            assert (ended["rc"], ended.get("changed")) in {(0, True), (0, False)}, ended
+        found = [
+            line.split("ebpf.overlay:")[1].split()[0]
+            for interface in ("eth0", "eth1.1", "eth11", "cali1", "cali2", "lo")
+            for line in node.filters(interface)
+        ]
+        assert found in (["one"] * 6, ["two"] * 6)

@@ -39,9 +39,9 @@ def generation_calls(
     """
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
 
-    def fill(name: str, purge: bool = True) -> dict[str, Any]:
+    def fill(name: str, purge: bool = True, **more: str) -> dict[str, Any]:
         entries = plan["maps"][name]
-        arguments = {"map": f"{pins}/{name}", "entries": entries, "purge": purge}
+        arguments = {"map": f"{pins}/{name}", "entries": entries, "purge": purge, **more}
         return {"module": "bpf_map_sync", "arguments": arguments}
 
     programs = ["from_uplink", "from_workload"]
@@ -54,7 +54,7 @@ def generation_calls(
         fill("services"),
         fill("peers", not keep),
         {"module": "tc_bpf_attach", "arguments": {"attachments": plan["attachments"], "purge": True}},
-        fill("devices"),
+        fill("devices", epochs=f"{pins}/device_epochs"),
     ]
 
 

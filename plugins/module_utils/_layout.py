@@ -31,13 +31,18 @@ _FLOW_KEY: list[dict[str, Any]] = [
     {"type": "pad:3"},
 ]
 _FLOW: list[dict[str, Any]] = [
+    {"name": "tag", "type": "u32"},
     {"name": "ifindex", "type": "ifindex"},
     {"name": "uplink", "type": "ifindex"},
-    {"name": "next_hop", "type": "ip"},
     {"name": "session", "type": "u32"},
-    {"name": "round", "type": "u32"},
+    {"name": "next_hop", "type": "ip"},
     {"name": "since", "type": "u64"},
+    {"name": "round", "type": "u32"},
     {"name": "slot", "type": "u32"},
+    {"name": "workload_epoch", "type": "u32"},
+    {"name": "uplink_epoch", "type": "u32"},
+    {"name": "workload_place", "type": "u16"},
+    {"name": "uplink_place", "type": "u16"},
     {"name": "workload_mtu", "type": "u16"},
     {"name": "uplink_mtu", "type": "u16"},
     {"name": "opened_by", "type": {"type": "u8", "labels": list(DIRECTIONS)}},
@@ -45,6 +50,15 @@ _FLOW: list[dict[str, Any]] = [
     {"name": "fin_from_remote", "type": "u8"},
     {"name": "fin_from_workload", "type": "u8"},
     {"type": "pad:4"},
+]
+_RECENT: list[dict[str, Any]] = [
+    {"name": "key", "type": _FLOW_KEY},
+    *({"name": name, "type": "u32"} for name in ("version", "session", "round", "left")),
+    {"name": "ifindex", "type": "ifindex"},
+    {"name": "uplink", "type": "ifindex"},
+    {"name": "next_hop", "type": "ip"},
+    *({"name": name, "type": "u32"} for name in ("workload_epoch", "uplink_epoch")),
+    *({"name": name, "type": "u16"} for name in ("workload_place", "uplink_place", "workload_mtu", "uplink_mtu")),
 ]
 
 # Map name -> (schema of the key, schema of the value).
@@ -59,6 +73,7 @@ SCHEMAS: dict[str, tuple[Any, Any]] = {
         [{"name": "uplink", "type": "ifindex"}, {"name": "mtu", "type": "u32"}, {"name": "next_hop", "type": "ip"}],
     ),
     "devices": ("u32", "ifindex"),
+    "device_epochs": ("u32", "u32"),
     "control": (
         "u32",
         [
@@ -73,6 +88,8 @@ SCHEMAS: dict[str, tuple[Any, Any]] = {
     "transient": (_FLOW_KEY, _FLOW),
     "silent": ("ip", "u64"),
     "slots": ("u32", _FLOW_KEY),
+    "recent": ("u32", _RECENT),
+    "versions": ("u32", "u32"),
     "sweep": (
         "u32",
         [

@@ -54,6 +54,13 @@ options:
     description: Remove all entries that are not listed. With O(state=absent), remove all.
     type: bool
     default: false
+  epochs:
+    description:
+      - The pin of an array of C(u32) that has the same indexes as O(map).
+      - Before an entry of O(map) is written, its number there grows by one. So a program that remembers the number can
+        tell an entry that was written again from the one that it saw, even if both look the same. An interface index,
+        for example, may come back as another interface's.
+    type: path
   state:
     description: Whether the O(entries) shall be in the map or not.
     type: str
@@ -143,6 +150,7 @@ diff:
       10.244.2.11 -> ifindex=cali2, mtu=1450, flags=0
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -153,7 +161,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import BulkList, set_aside
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, codecs, opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, check_epochs, codecs, opened
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import UNKNOWN, plan_map
@@ -168,13 +176,15 @@ def not_pinned(path: str) -> str:
 
 def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
     path, state, purge = os.path.normpath(module.params["map"]), module.params["state"], module.params["purge"]
+    epochs_path = os.path.normpath(module.params["epochs"]) if module.params["epochs"] else None
     blocks = bulk.blocks() if bulk else in_blocks(module.params["entries"])
 
     def observe() -> Mapping[bytes, bytes]:
         return found.read(value_codec.total) if found else {}
 
     def plan(observed: Mapping[bytes, bytes]) -> Plan:
-        missing = found is None and (state == "present" and (listed or purge))
+        needed = state == "present" and (listed or purge)
+        missing = [pin for pin, there in ((path, found), (epochs_path, epochs)) if pin and not there and needed]
         return plan_map(
             os.path.basename(path),
             observed,
@@ -184,14 +194,19 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
             purge=purge,
             unwanted=listed if state == "absent" else (),
             order=key_codec.order,
-            unmet=(not_pinned(path),) if missing else (),
+            unmet=tuple(map(not_pinned, missing)),
         )
 
     def apply(operations: tuple[Any, ...]) -> None:
         if isinstance(found, PinnedMap):
-            found.apply(operations, key_codec.show)
+            found.apply(operations, key_codec.show, epochs)
 
-    with one_run(), opened(path) as found:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_run())
+        found = stack.enter_context(opened(path))
+        epochs = stack.enter_context(opened(epochs_path)) if epochs_path else None
+        if found and epochs:
+            check_epochs(epochs, found)
         schemas = module.params["key"], module.params["value"]
         # To remove an entry nobody needs to know what its value means.
         key_codec, value_codec = codecs(path, found, *schemas, (None, "bytes" if state == "absent" else None))
@@ -209,6 +224,7 @@ def main() -> None:
             "value": {"type": "raw"},
             "entries": {"type": "list", "elements": "raw", "default": []},
             "purge": {"type": "bool", "default": False},
+            "epochs": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

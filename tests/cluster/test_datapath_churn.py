@@ -97,6 +97,61 @@ def test_no_packet_reaches_whoever_got_the_ifindex_of_a_workload_that_is_gone(cl
     assert grown["workload.to_uplink"] >= 6
 
 
+def test_a_known_flow_does_not_reach_a_workload_that_was_rolled_out_with_the_ifindex_of_another(
+    cluster: Cluster,
+) -> None:
+    """The interface carries the programs, and the number is in the map again: only the epoch of its place differs."""
+    lab = cluster.lab
+    node, client = lab.nodes[2], lab.nodes[1]
+    gone, other = lab.workload(2, 1), lab.workload(2, 2)
+    datapath = cluster.datapaths[2]
+    index = node.ifindex(gone.host_interface)
+    ends = [connection(client, gone, address, TALK_PORT) for address in (gone.ipv4, gone.ipv6)]
+    for one, end in ends:
+        one.send(b"x")
+        assert end.recv(1) == b"x"
+    assert len(datapath.entries("flows")) == 2
+    node.host_run(["ip", "link", "del", "dev", gone.host_interface])
+    add_link(node, "calistray", index, other, "eth9", "02:00:00:00:00:99")
+    try:
+        give_address(node, "calistray", other, "eth9", "10.244.2.77")
+        roll_out()
+        assert index in [ifindex_of(node, name) for _, name in datapath.entries("devices")]
+        assert len(datapath.entries("flows")) == 2
+        with frames.caught(other, "eth9") as seen, datapath.counted() as grown:
+            for _ in range(3):
+                for one, _ in ends:
+                    one.send(b"to a stranger")
+                time.sleep(0.05)
+        assert seen == []
+        assert bypassed(grown) == 0
+        assert grown["uplink.interface_gone"] >= 2
+    finally:
+        node.host_run(["ip", "link", "del", "dev", "calistray"])
+        other.host_run(["ip", "rule", "del", "lookup", "77"])
+        wire(node, gone, index)
+        roll_out()
+        for one, end in ends:
+            one.close()
+            end.close()
+
+
+def give_address(node: Node, name: str, inside: Endpoint, inner_name: str, address: str) -> None:
+    """Make it one more workload, with a way back of its own, so that the probe of a roll-out is answered."""
+    node.set_sysctls({f"ipv4/conf/{name}/proxy_arp": 1, f"ipv4/neigh/{name}/proxy_delay": 0})
+    ways = (
+        f"addr add {address}/32 dev {inner_name}\nrule add from {address} lookup 77\n"
+        f"route add {WORKLOAD_GATEWAY_IPV4} dev {inner_name} scope link table 77\n"
+        f"route add default via {WORKLOAD_GATEWAY_IPV4} dev {inner_name} table 77\n"
+    )
+    inside.host_run(["ip", "-batch", "-"], stdin=ways)
+    node.host_run(["ip", "route", "add", f"{address}/32", "dev", name, "scope", "link"])
+
+
+def ifindex_of(node: Node, name: object) -> int:
+    return node.ifindex(name) if isinstance(name, str) else int(str(name))
+
+
 def attempt(client: Endpoint, address: str) -> None:
     with contextlib.suppress(OSError):
         client.connect(address, 8080, 0.05).close()

@@ -20,7 +20,7 @@ from prog.network import Interface
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import object_info
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,16 @@ class Datapath:
             descriptor, size = self.object.descriptors[name], self.codecs[name][0].size
             while (key := bpf.map_next_key(descriptor, None, size)) is not None:
                 bpf.map_delete(descriptor, key)
+        if "flows" in names:
+            self.change_every_version()
+
+    def change_every_version(self) -> None:
+        """No processor believes any more what it remembers of flows."""
+        known = self.entries("versions")
+        key, value = self.codecs["versions"]
+        keys = b"".join(key.encode(bucket) for bucket, _ in known)
+        values = b"".join(value.encode((version + 1) % 2**32) for _, version in known)
+        bpf.map_update_batch(self.object.descriptors["versions"], keys, values, len(known))
 
     def mode(self, mode: str, *, session: int = 1, lease: float | None = None) -> None:
         """``lease``: seconds from now; negative ones are over."""
@@ -223,6 +233,15 @@ def _framed(packet: bytes) -> bytes:
 def fill(datapath: Datapath) -> None:
     """A node with two workloads and one peer, ready and on. Flows of earlier tests are gone."""
     datapath.clear("ifindex_map", "peers", "flows", "transient", "silent")
+    describe(datapath)
+    for name in ("ens47f1", "ens48f1", "cali1", "cali2"):
+        ifindex = datapath.interfaces[name].ifindex
+        datapath.put("devices", ifindex % DEVICES, name)
+    datapath.mode("on")
+
+
+def describe(datapath: Datapath) -> None:
+    """What the node is told about workloads and peers."""
     datapath.put("services", 8080, 1)
     for address, name in (("10.244.1.10", "cali1"), ("10.244.1.11", "cali2"),
                           ("fd00:10:244:1::10", "cali1"), ("fd00:10:244:1::11", "cali2")):  # fmt: skip
@@ -231,10 +250,6 @@ def fill(datapath: Datapath) -> None:
         datapath.put("peers", prefix, {"uplink": "ens47f1", "mtu": 1500, "next_hop": next_hop})
     for address in OWN:
         datapath.put("peers", address, {"uplink": 0, "mtu": 0, "next_hop": "::"})
-    for name in ("ens47f1", "ens48f1", "cali1", "cali2"):
-        ifindex = datapath.interfaces[name].ifindex
-        datapath.put("devices", ifindex % 65536, name)
-    datapath.mode("on")
 
 
 PEERS = {

@@ -61,12 +61,13 @@ def _judge(direction: str, interface: str, frame: bytes, flows: Mapping[Tuple, K
     packet = frame[14:]
     if ethertype not in (0x0800, 0x86DD):
         raise Stays("not_ip")
-    header, protocol, ttl, length, source, destination = (_ipv4 if ethertype == 0x0800 else _ipv6)(packet)
     inbound = direction == "uplink"
+    _plain(packet, 4 if ethertype == 0x0800 else 6, inbound)
+    header, protocol, ttl, length, source, destination = (_ipv4 if ethertype == 0x0800 else _ipv6)(packet)
     if protocol == 6:
         one, flags, size = _tcp(packet, header, length, inbound, source, destination)
     else:
-        one, flags, size = _icmp(packet, header, length, inbound, ethertype, destination), 0, length
+        one, flags, size = _icmp(packet, header, length, ethertype, destination), 0, length
     if isinstance(one.workload, ipaddress.IPv6Address) and one.workload.ipv4_mapped:
         raise Stays("malformed")
     if flags is None:
@@ -85,14 +86,30 @@ def _judge(direction: str, interface: str, frame: bytes, flows: Mapping[Tuple, K
     return "to_uplink" if not inbound else "to_workload" if flags else "icmp_to_workload"
 
 
-def _ipv4(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
-    if len(packet) < 20 or packet[0] != 0x45:
+def _plain(packet: bytes, family: int, inbound: bool) -> None:
+    """What is told by the protocol and the ports alone, before anything else that may be wrong."""
+    header, protocol = (20, packet[9:10]) if family == 4 else (40, packet[6:7])
+    if len(packet) < header or (packet[0] != 0x45 if family == 4 else packet[0] >> 4 != 6):
         raise Stays("malformed")
-    length, fragment = struct.unpack_from("!H2xH", packet, 2)
-    if packet[9] not in (1, 6):
-        raise Stays("not_tcp")
-    if fragment & 0x3FFF:
+    if family == 6 and protocol[0] == 44:
         raise Stays("fragment")
+    if protocol[0] == 6:
+        if len(packet) < header + 20:
+            raise Stays("fragment" if family == 4 and _fragment(packet) else "malformed")
+        if SERVICE not in struct.unpack_from("!HH", packet, header):
+            raise Stays("not_service")
+    elif protocol[0] != (1 if family == 4 else 58) or not inbound or len(packet) < 2 * header + 12:
+        raise Stays("not_tcp")
+
+
+def _fragment(packet: bytes) -> bool:
+    return bool(int.from_bytes(packet[6:8], "big") & 0x3FFF)
+
+
+def _ipv4(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
+    if _fragment(packet):
+        raise Stays("fragment")
+    length = int.from_bytes(packet[2:4], "big")
     if length > len(packet):
         raise Stays("malformed")
     return (20, packet[9], packet[8], length,
@@ -100,12 +117,6 @@ def _ipv4(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
 
 
 def _ipv6(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
-    if len(packet) < 40 or packet[0] >> 4 != 6:
-        raise Stays("malformed")
-    if packet[6] == 44:
-        raise Stays("fragment")
-    if packet[6] not in (6, 58):
-        raise Stays("not_tcp")
     length = 40 + int.from_bytes(packet[4:6], "big")
     if length > len(packet):
         raise Stays("malformed")
@@ -117,11 +128,7 @@ def _tcp(
     packet: bytes, header: int, length: int, inbound: bool, source: Address, destination: Address
 ) -> tuple[Tuple, int | None, int]:
     """The flags are None for those that no packet has."""
-    if len(packet) < header + 20:
-        raise Stays("malformed")
     source_port, destination_port = struct.unpack_from("!HH", packet, header)
-    if SERVICE not in (source_port, destination_port):
-        raise Stays("not_service")
     offset, flags = packet[header + 12] >> 4, packet[header + 13]
     one = (
         Tuple(destination, source, destination_port, source_port)
@@ -134,13 +141,11 @@ def _tcp(
     return one, flags, length
 
 
-def _icmp(packet: bytes, header: int, length: int, inbound: bool, ethertype: int, destination: Address) -> Tuple:
+def _icmp(packet: bytes, header: int, length: int, ethertype: int, destination: Address) -> Tuple:
     source: Address
     target: Address
     quoted_header = header  # of the same family, without options
     whole = header + 8 + quoted_header + 4
-    if not inbound or len(packet) < whole:
-        raise Stays("not_tcp")
     kind, quoted = packet[header], packet[header + 8 :]
     if kind not in ((3, 11, 12) if ethertype == 0x0800 else (1, 2, 3, 4)):
         raise Stays("not_tcp")

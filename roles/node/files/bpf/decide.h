@@ -2,13 +2,6 @@
 /* May this packet leave the kernel's path, and which way? Every "no" has its reason. */
 #pragma once
 
-struct way {
-	__u32 ifindex;
-	__u32 mtu;
-	union address next_hop; /* towards the uplink */
-	bool transient;         /* the flow is being opened or closed */
-};
-
 /* The MTU of an interface: the kernel's own word where we may ask, else `mtu`, which is that of the facts. */
 static __always_inline __u32 mtu_of(struct __sk_buff *skb, __u32 ifindex, __u32 mtu)
 {
@@ -76,6 +69,18 @@ static __always_inline void set_way(struct way *way, const struct packet *packet
 	}
 }
 
+/* Where both interfaces are, and in which epoch, which is read first: what happens afterwards makes the flow an old one. */
+static __always_inline bool locate(struct flow *flow)
+{
+	__u32 workload_place = place_of(flow->ifindex), uplink_place = place_of(flow->uplink);
+
+	flow->workload_place = workload_place;
+	flow->uplink_place = uplink_place;
+	flow->workload_epoch = epoch_of(workload_place);
+	flow->uplink_epoch = epoch_of(uplink_place);
+	return is_at(flow->ifindex, workload_place) && is_at(flow->uplink, uplink_place);
+}
+
 /* A first packet: makes the flow, or says why not. */
 static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
 				     struct flow *flow, struct way *way)
@@ -120,15 +125,15 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 		return refuse(packet, REASON_host_address);
 	if (!from_workload && peer->ifindex != skb->ifindex)
 		return refuse(packet, REASON_wrong_uplink);
-	if (!carries_overlay(workload->ifindex) || !carries_overlay(peer->ifindex))
+	flow->ifindex = workload->ifindex;
+	flow->uplink = peer->ifindex;
+	if (!locate(flow))
 		return refuse(packet, REASON_interface_gone);
 	silent_since = silent.lookup(other_end);
 	if (silent_since && now - *silent_since < OVERLAY_SILENT_NS)
 		return refuse(packet, REASON_silent);
 
-	flow->ifindex = workload->ifindex;
 	flow->workload_mtu = workload->mtu;
-	flow->uplink = peer->ifindex;
 	flow->uplink_mtu = peer->mtu;
 	flow->next_hop = peer->next_hop;
 	if (!(flow->next_hop.halves[0] | flow->next_hop.halves[1]))
@@ -140,6 +145,7 @@ static __always_inline bool open_flow(struct __sk_buff *skb, struct packet *pack
 		  &packet->key->remote) != flow->uplink || !same_next_hop(skb, &fib, &flow->next_hop))
 		return refuse(packet, REASON_route_differs);
 
+	flow->tag = tag_of(packet->key);
 	flow->session = active->session;
 	flow->since = now;
 	flow->opened_by = packet->direction;
@@ -160,26 +166,34 @@ static __always_inline bool too_big(struct __sk_buff *skb, const struct packet *
 
 /* Not a first packet: the way of its flow, if the flow is known. */
 static __always_inline bool follow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
-				  struct way *way)
+				  __u32 bucket, const __u32 *version, struct way *way)
 {
-	struct flow *flow = flows.lookup(packet->key);
+	__u32 before = READ_ONCE(*version);
+	struct flow *found = flows.lookup(packet->key);
+	struct flow flow;
 	struct sweep *now;
 	__u32 zero = 0;
 
-	if (!flow) {
-		flow = transient.lookup(packet->key);
-		way->transient = true;
-	}
-	if (!flow || flow->session != active->session)
+	way->transient = !found;
+	if (!found)
+		found = transient.lookup(packet->key);
+	if (!found)
 		return refuse(packet, REASON_unknown_flow);
-	if (packet->direction == FROM_WORKLOAD && flow->ifindex != skb->ifindex)
+	flow = *found;
+	if (!belongs_to(found, packet->key) || flow.session != active->session)
+		return refuse(packet, REASON_unknown_flow);
+	if (packet->direction == FROM_WORKLOAD && flow.ifindex != skb->ifindex)
 		return refuse(packet, REASON_spoofed);
-	set_way(way, packet, flow);
-	if (!carries_overlay(way->ifindex))
-		return refuse(packet, REASON_interface_gone);
 	now = sweep.lookup(&zero);
-	if (now && flow->round != now->round)
-		flow->round = now->round;
+	if (now && flow.round != now->round) {
+		flow.round = now->round;
+		found->round = flow.round;
+	}
+	if (!STILL_LEADS(&flow, packet->direction))
+		return refuse(packet, REASON_interface_gone);
+	set_way(way, packet, &flow);
+	if (!way->transient && !(packet->tcp_flags & (TCP_FIN | TCP_RST)) && READ_ONCE(*version) == before)
+		remember(packet->key, &flow, bucket, before);
 	return true;
 }
 
@@ -191,16 +205,15 @@ static __always_inline bool first_packet(struct __sk_buff *skb, struct packet *p
 
 	if (packet->length > OVERLAY_ALWAYS_FITS) /* SYN with much data (RFC 7413) */
 		return refuse(packet, REASON_too_big);
-	if (open_flow(skb, packet, active, &flow, way)) {
-		if (renew(packet, &flow))
-			return true;
-	} else if (packet->reason == REASON_spoofed) {
+	if (!open_flow(skb, packet, active, &flow, way)) {
+		/* If the kernel makes a connection of it now, an old flow must not catch its replies. */
+		if (packet->reason != REASON_spoofed)
+			forget(packet);
 		return false;
 	}
-	/* If the kernel makes a connection of it now, an old flow must not catch its replies. */
+	if (renew(packet, &flow))
+		return true;
 	forget(packet);
-	if (packet->reason)
-		return false;
 	if (transient.update(packet->key, &flow))
 		return refuse(packet, REASON_flows_full);
 	count(packet->direction, REASON_flow_opened, 0);
@@ -210,7 +223,7 @@ static __always_inline bool first_packet(struct __sk_buff *skb, struct packet *p
 static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet, struct way *way)
 {
 	struct control *active;
-	__u32 zero = 0;
+	__u32 zero = 0, bucket, *version;
 
 	active = control.lookup(&zero);
 	if (!active || READ_ONCE(active->mode) == MODE_OFF)
@@ -225,8 +238,14 @@ static __always_inline bool decide(struct __sk_buff *skb, struct packet *packet,
 	if ((packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN)
 		return first_packet(skb, packet, active, way);
 
-	if (!follow(skb, packet, active, way))
-		return false;
+	bucket = bucket_of(packet->key);
+	version = versions.lookup(&bucket);
+	if (!version)
+		return refuse(packet, REASON_unknown_flow);
+	if ((packet->tcp_flags & (TCP_FIN | TCP_RST)) ||
+	    !recall(skb, packet, active, bucket, READ_ONCE(*version), way))
+		if (!follow(skb, packet, active, bucket, version, way))
+			return false;
 	if (too_big(skb, packet, way->ifindex, way->mtu))
 		return refuse(packet, REASON_too_big);
 	if (way->transient)

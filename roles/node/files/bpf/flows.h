@@ -17,8 +17,10 @@ static __always_inline void forget_transient(struct packet *packet)
 
 static __always_inline void forget(struct packet *packet)
 {
-	if (flows.delete(packet->key) == 0)
+	if (flows.delete(packet->key) == 0) {
+		changed(packet->key);
 		count(packet->direction, REASON_flow_replaced, 0);
+	}
 	forget_transient(packet);
 }
 
@@ -70,17 +72,22 @@ free:
 
 /* A first packet of an established flow changes its way at most: the workload knows whether somebody uses the ports
  * again (and answers with SYN-ACK) or forged it (RFC 5961 section 4). */
-static __always_inline bool renew(struct packet *packet, const struct flow *fresh)
+static __always_inline bool renew(struct packet *packet, struct flow *fresh)
 {
 	struct flow *known = flows.lookup(packet->key);
 
 	if (!known || known->session != fresh->session)
 		return false;
-	known->ifindex = fresh->ifindex;
-	known->uplink = fresh->uplink;
-	known->next_hop = fresh->next_hop;
-	known->workload_mtu = fresh->workload_mtu;
-	known->uplink_mtu = fresh->uplink_mtu;
+	fresh->since = known->since;
+	fresh->round = known->round;
+	fresh->slot = known->slot;
+	fresh->opened_by = known->opened_by;
+	fresh->state = known->state;
+	fresh->fin[FROM_UPLINK] = known->fin[FROM_UPLINK];
+	fresh->fin[FROM_WORKLOAD] = known->fin[FROM_WORKLOAD];
+	if (!belongs_to(known, packet->key) || flows.update(packet->key, fresh))
+		return false;
+	changed(packet->key);
 	count(packet->direction, REASON_flow_renewed, 0);
 	return true;
 }
@@ -91,6 +98,8 @@ static __always_inline void establish(struct packet *packet, struct flow *flow)
 {
 	struct flow copy = *flow;
 
+	if (!belongs_to(flow, packet->key))
+		return;
 	copy.state = FLOW_ESTABLISHED;
 	if (take_slot(packet, &copy) && flows.update(packet->key, &copy) == 0) {
 		forget_transient(packet);
@@ -116,9 +125,13 @@ static __always_inline void track_established(struct packet *packet)
 	if (!(packet->tcp_flags & TCP_RST) && !(flow->fin[FROM_UPLINK] && flow->fin[FROM_WORKLOAD]))
 		return;
 	copy = *flow;
+	if (!belongs_to(flow, packet->key))
+		return;
 	copy.state = FLOW_CLOSING;
-	if (transient.update(packet->key, &copy) == 0 && flows.delete(packet->key) == 0)
+	if (transient.update(packet->key, &copy) == 0 && flows.delete(packet->key) == 0) {
+		changed(packet->key);
 		count(packet->direction, REASON_flow_closed, 0);
+	}
 }
 
 /* A packet of a flow in `transient`. One that is closing stays until it is evicted or its ports are used again. */

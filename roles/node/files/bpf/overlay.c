@@ -5,7 +5,7 @@
  *   uplink ----> from_uplink    (TC ingress of the NIC)  ----> workload
  *   uplink <---- from_workload  (TC ingress of the veth) <---- workload
  *
- * Read top to bottom: settings, types, maps, parse, decide, act.
+ * Read top to bottom: settings, types, maps, parse, recent, flows, decide, act.
  * Any doubt returns TC_ACT_UNSPEC: the packet takes the kernel's own path and other filters still run.
  * Nothing here drops a packet.
  */
@@ -21,15 +21,16 @@
 #include "types.h"
 #include "maps.h"
 #include "parse.h"
+#include "recent.h"
 #include "flows.h"
 #include "decide.h"
 #include "act.h"
 
 static __always_inline int overlay(struct __sk_buff *skb, enum direction direction)
 {
-	struct flow_key key = {};
+	struct flow_key key;
 	struct packet packet = {.direction = direction, .key = &key};
-	struct way way = {};
+	struct way way;
 
 	if (parse(skb, &packet) && decide(skb, &packet, &way))
 		return redirect(skb, &packet, &way);

@@ -48,10 +48,13 @@ static __always_inline bool concerns_service(__be16 source, __be16 destination, 
 	return is_service(outbound ? source : destination) || is_service(outbound ? destination : source);
 }
 
-/* Both write two whole words, so that the verifier sees one kind of key and looks at the rest of the program once. */
-static __always_inline void set_ipv4(union address *address, __be32 ipv4)
+/*
+ * The other half is zero. The verifier must not know: it would look at everything that follows once for each family. So
+ * it is computed from the header's first byte, which is 0x45.
+ */
+static __always_inline void set_ipv4(union address *address, __be32 ipv4, const struct iphdr *ip)
 {
-	address->halves[0] = 0;
+	address->halves[0] = *(const volatile __u8 *)ip ^ 0x45;
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 	address->halves[1] = (__u64)ipv4 << 32 | bpf_htonl(0xffff);
 #else
@@ -59,8 +62,9 @@ static __always_inline void set_ipv4(union address *address, __be32 ipv4)
 #endif
 }
 
-static __always_inline void set_ipv6(union address *address, const struct in6_addr *ipv6)
+static __always_inline void set_ipv6(union address *address, const struct in6_addr *ipv6, const void *ip)
 {
+	(void)ip;
 	*address = *(const union address *)ipv6;
 }
 
@@ -71,14 +75,15 @@ static __always_inline bool is_mapped(const union address *address)
 }
 
 /* `source` and `destination` become workload and remote end. `outbound`: the packet is (or was) on its way out. */
-#define SET_KEY(packet, outbound, set, source, destination, source_port, destination_port)                           \
+#define SET_KEY(packet, outbound, set, ip, source, destination, source_port, destination_port)                           \
 	do {                                                                                                         \
 		struct flow_key *key_ = (packet)->key;                                                              \
-		set((outbound) ? &key_->workload : &key_->remote, source);                                           \
-		set((outbound) ? &key_->remote : &key_->workload, destination);                                      \
+		set((outbound) ? &key_->workload : &key_->remote, source, ip);                                       \
+		set((outbound) ? &key_->remote : &key_->workload, destination, ip);                                  \
 		key_->workload_port = (outbound) ? (source_port) : (destination_port);                               \
 		key_->remote_port = (outbound) ? (destination_port) : (source_port);                                 \
 		key_->protocol = IPPROTO_TCP;                                                                        \
+		key_->pad[0] = key_->pad[1] = key_->pad[2] = 0;                                                      \
 	} while (0)
 
 static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr *tcp, __u32 ip_header)
@@ -95,32 +100,15 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 	return true;
 }
 
+/*
+ * Ports come before whatever else may be wrong, because most packets are not ours and have only these to tell it by.
+ * Both functions are given frames that hold an IP and a TCP header.
+ */
 static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, void *data, void *end)
 {
 	struct iphdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
-
-	if ((void *)(ip + 1) > end)
-		return refuse(packet, REASON_malformed);
-	if (*(__u8 *)ip != 0x45)
-		return refuse(packet, REASON_malformed);
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_ICMP)
-		return refuse(packet, REASON_not_tcp);
-	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
-		return refuse(packet, REASON_fragment);
-	packet->length = bpf_ntohs(ip->tot_len);
-	if (packet->length + ETH_HLEN > skb->len)
-		return refuse(packet, REASON_malformed);
-	packet->ttl = ip->ttl;
-
-	if (ip->protocol == IPPROTO_TCP) {
-		if ((void *)(tcp + 1) > end)
-			return refuse(packet, REASON_malformed);
-		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
-			return refuse(packet, REASON_not_service);
-		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv4, ip->saddr, ip->daddr, tcp->source, tcp->dest);
-		return parse_tcp(packet, tcp, sizeof(*ip));
-	}
+	__u8 protocol = ip->protocol;
 
 	/* RFC 792: destination unreachable, time exceeded, parameter problem. */
 	struct icmp {
@@ -131,9 +119,26 @@ static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *pac
 		__be16 source, destination;
 	} *icmp = (void *)(ip + 1);
 
-	if (packet->direction != FROM_UPLINK)
+	if (*(__u8 *)ip != 0x45)
+		return refuse(packet, REASON_malformed);
+	if (protocol == IPPROTO_TCP) {
+		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
+			return refuse(packet, REASON_not_service);
+	} else if (protocol != IPPROTO_ICMP || packet->direction != FROM_UPLINK || (void *)(icmp + 1) > end) {
 		return refuse(packet, REASON_not_tcp);
-	if ((void *)(icmp + 1) > end)
+	}
+	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
+		return refuse(packet, REASON_fragment);
+	packet->length = bpf_ntohs(ip->tot_len);
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
+	packet->ttl = ip->ttl;
+
+	if (protocol == IPPROTO_TCP) {
+		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv4, ip, ip->saddr, ip->daddr, tcp->source, tcp->dest);
+		return parse_tcp(packet, tcp, sizeof(*ip));
+	}
+	if ((void *)(icmp + 1) > end) /* once more, for the verifier */
 		return refuse(packet, REASON_not_tcp);
 	if (icmp->type != 3 && icmp->type != 11 && icmp->type != 12)
 		return refuse(packet, REASON_not_tcp);
@@ -142,7 +147,8 @@ static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, REASON_malformed);
 	if (!concerns_service(icmp->source, icmp->destination, true))
 		return refuse(packet, REASON_not_service);
-	SET_KEY(packet, true, set_ipv4, icmp->ip.saddr, icmp->ip.daddr, icmp->source, icmp->destination);
+	packet->tcp_flags = *(volatile __u8 *)&icmp->ip.protocol ^ IPPROTO_TCP; /* zero, see set_ipv4() */
+	SET_KEY(packet, true, set_ipv4, ip, icmp->ip.saddr, icmp->ip.daddr, icmp->source, icmp->destination);
 	return true;
 }
 
@@ -150,29 +156,8 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 {
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
+	__u8 protocol = ip->nexthdr;
 	union address destination;
-
-	if ((void *)(ip + 1) > end)
-		return refuse(packet, REASON_malformed);
-	if (*(__u8 *)ip >> 4 != 6)
-		return refuse(packet, REASON_malformed);
-	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_ICMPV6)
-		return refuse(packet, ip->nexthdr == IPPROTO_FRAGMENT ? REASON_fragment : REASON_not_tcp);
-	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (packet->length + ETH_HLEN > skb->len)
-		return refuse(packet, REASON_malformed);
-	packet->ttl = ip->hop_limit;
-
-	if (ip->nexthdr == IPPROTO_TCP) {
-		if ((void *)(tcp + 1) > end)
-			return refuse(packet, REASON_malformed);
-		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
-			return refuse(packet, REASON_not_service);
-		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
-		if (is_mapped(&packet->key->workload))
-			return refuse(packet, REASON_malformed);
-		return parse_tcp(packet, tcp, sizeof(*ip));
-	}
 
 	/* RFC 4443: types 1 to 4 are the errors that a TCP can get. */
 	struct icmpv6 {
@@ -183,9 +168,26 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		__be16 source, destination;
 	} *icmp = (void *)(ip + 1);
 
-	if (packet->direction != FROM_UPLINK)
-		return refuse(packet, REASON_not_tcp);
-	if ((void *)(icmp + 1) > end)
+	if (*(__u8 *)ip >> 4 != 6)
+		return refuse(packet, REASON_malformed);
+	if (protocol == IPPROTO_TCP) {
+		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
+			return refuse(packet, REASON_not_service);
+	} else if (protocol != IPPROTO_ICMPV6 || packet->direction != FROM_UPLINK || (void *)(icmp + 1) > end) {
+		return refuse(packet, protocol == IPPROTO_FRAGMENT ? REASON_fragment : REASON_not_tcp);
+	}
+	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
+	packet->ttl = ip->hop_limit;
+
+	if (protocol == IPPROTO_TCP) {
+		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, ip, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
+		if (is_mapped(&packet->key->workload))
+			return refuse(packet, REASON_malformed);
+		return parse_tcp(packet, tcp, sizeof(*ip));
+	}
+	if ((void *)(icmp + 1) > end) /* once more, for the verifier */
 		return refuse(packet, REASON_not_tcp);
 	if (icmp->type < 1 || icmp->type > 4)
 		return refuse(packet, REASON_not_tcp);
@@ -194,32 +196,60 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, REASON_malformed);
 	if (!concerns_service(icmp->source, icmp->destination, true))
 		return refuse(packet, REASON_not_service);
-	SET_KEY(packet, true, set_ipv6, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
-	set_ipv6(&destination, &ip->daddr);
+	packet->tcp_flags = *(volatile __u8 *)&icmp->ip.nexthdr ^ IPPROTO_TCP; /* zero, see set_ipv4() */
+	SET_KEY(packet, true, set_ipv6, ip, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
+	set_ipv6(&destination, &ip->daddr, ip);
 	if (!same_address(&packet->key->workload, &destination) || is_mapped(&destination))
 		return refuse(packet, REASON_malformed);
 	return true;
 }
 
+/* Too short for an IP and a TCP header. Only the reason is of interest. */
+static __always_inline bool refuse_short(struct packet *packet, bool ipv4, void *data, void *end)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+	struct ipv6hdr *ipv6 = data + ETH_HLEN;
+	__u8 protocol;
+
+	if (ipv4 ? (void *)(ip + 1) > end || *(__u8 *)ip != 0x45 : (void *)(ipv6 + 1) > end || *(__u8 *)ipv6 >> 4 != 6)
+		return refuse(packet, REASON_malformed);
+	protocol = ipv4 ? ip->protocol : ipv6->nexthdr;
+	if (ipv4 ? ip->protocol == IPPROTO_TCP && ip->frag_off & bpf_htons(0x3fff) : protocol == IPPROTO_FRAGMENT)
+		return refuse(packet, REASON_fragment);
+	return refuse(packet, protocol == IPPROTO_TCP ? REASON_malformed : REASON_not_tcp);
+}
+
+/* Whether a frame begins with so many bytes of headers, all of them at hand. */
+static __always_inline bool holds(struct __sk_buff *skb, __u32 headers, void **data, void **end)
+{
+	*data = (void *)(long)skb->data;
+	*end = (void *)(long)skb->data_end;
+	if (*data + headers <= *end)
+		return true;
+	/* Only when they are not linear: a partial pull corrupts some GRO packets (projectcalico/calico #11424). */
+	if (skb->len < headers || bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR))
+		return false;
+	*data = (void *)(long)skb->data;
+	*end = (void *)(long)skb->data_end;
+	return *data + headers <= *end;
+}
+
 static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
 {
-	bool ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
-	__u32 wanted = ETH_HLEN + sizeof(struct tcphdr) + (ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	void *data, *end;
 
-	if (skb->vlan_present || (!ipv4 && skb->protocol != bpf_htons(ETH_P_IPV6)))
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (!holds(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr), &data, &end))
+			return refuse_short(packet, true, (void *)(long)skb->data, (void *)(long)skb->data_end);
+		if (!parse_ipv4(skb, packet, data, end))
+			return false;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (!holds(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr), &data, &end))
+			return refuse_short(packet, false, (void *)(long)skb->data, (void *)(long)skb->data_end);
+		if (!parse_ipv6(skb, packet, data, end))
+			return false;
+	} else {
 		return refuse(packet, REASON_not_ip);
-	/* Only when the headers are not linear: a partial pull corrupts some GRO packets (projectcalico/calico #11424). */
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (end - data < wanted && skb->len >= wanted) {
-		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
 	}
-	if (data + ETH_HLEN > end)
-		return refuse(packet, REASON_malformed);
-	if (ipv4)
-		return parse_ipv4(skb, packet, data, end);
-	return parse_ipv6(skb, packet, data, end);
+	return !skb->vlan_present || refuse(packet, REASON_not_ip);
 }

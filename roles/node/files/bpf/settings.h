@@ -22,6 +22,10 @@
 #define OVERLAY_TRANSIENT 16384
 #endif
 
+#ifndef OVERLAY_RECENT /* flows that each processor remembers without a lookup in `flows`, a power of two; 96 bytes each */
+#define OVERLAY_RECENT 2048
+#endif
+
 #ifndef OVERLAY_WORKLOADS
 #define OVERLAY_WORKLOADS 4096
 #endif

@@ -55,19 +55,42 @@ struct flow_key {
 enum flow_state { FLOW_OPENING, FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_CLOSING };
 
 struct flow {
+	__u32 tag;     /* of its key; first, see belongs_to() */
 	__u32 ifindex; /* of the workload */
 	__u32 uplink;
-	union address next_hop; /* from the uplink towards the remote end */
 	__u32 session;          /* the control entry's when the flow was made: an older one is not known any more */
-	__u32 round;            /* the sweep's when the latest packet was seen */
+	union address next_hop; /* from the uplink towards the remote end */
 	__u64 since;            /* ns, CLOCK_MONOTONIC */
+	__u32 round;            /* the sweep's when the latest packet was seen */
 	__u32 slot;             /* in `slots` */
+	__u32 workload_epoch;   /* of its place in `devices`, when the flow was made */
+	__u32 uplink_epoch;
+	__u16 workload_place; /* in `devices` */
+	__u16 uplink_place;
 	__u16 workload_mtu;
 	__u16 uplink_mtu;
 	__u8 opened_by; /* enum direction of the first packet */
 	__u8 state;
 	__u8 fin[2]; /* by direction; each is written by one direction only */
 	__u8 pad[4];
+};
+
+/* What one processor remembers of an established flow, valid while nothing that it depends on has changed. */
+struct recent {
+	struct flow_key key;
+	__u32 version; /* that of its bucket in `versions` */
+	__u32 session;
+	__u32 round; /* the sweep's: every flow must be stamped with each round that it lives through */
+	__u32 left;  /* packets until `flows` is asked again, whatever happened */
+	__u32 ifindex;
+	__u32 uplink;
+	union address next_hop;
+	__u32 workload_epoch;
+	__u32 uplink_epoch;
+	__u16 workload_place;
+	__u16 uplink_place;
+	__u16 workload_mtu;
+	__u16 uplink_mtu;
 };
 
 /* One write changes the mode. The kernel copies eight bytes at a time, in this order, and the program reads the
@@ -89,4 +112,12 @@ struct sweep {
 	__u64 round_began; /* ns, CLOCK_MONOTONIC */
 	__u32 round;
 	__u32 hand; /* the slot to look at next */
+};
+
+/* Where a packet is redirected to. */
+struct way {
+	__u32 ifindex;
+	__u32 mtu;
+	union address next_hop; /* towards the uplink */
+	bool transient;         /* the flow is being opened or closed */
 };

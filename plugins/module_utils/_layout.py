@@ -18,7 +18,7 @@ PROTOCOLS = {"tcp": 1}
 FLOW_STATES = ("opening", "answered", "established", "closing")
 DIRECTIONS = ("uplink", "workload")
 
-# A device is in one of the places (ifindex ^ probe) % DEVICES, probe below DEVICE_PROBES (carries_overlay in maps.h).
+# A device is in one of the places (ifindex ^ probe) % DEVICES, probe below DEVICE_PROBES (place_of in maps.h).
 DEVICES = 8192
 DEVICE_PROBES = 4
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils import _btf
+from ansible_collections.ebpf.overlay.plugins.module_utils._bpffs import find_bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import AsWritten, Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import DeleteEntries, Operation, Traits
@@ -301,10 +302,14 @@ def check_epochs(epochs: PinnedMap, of: PinnedMap) -> None:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[PinnedMap | None]:
-    """The map pinned at ``path``, or None where nothing is. Raises OverlayError for anything else there."""
+    """The map pinned at ``path``, or None where nothing is.
+
+    Raises OverlayError for anything else there, and when a later mount hides the pins.
+    """
     try:
         fd = bpf.obj_get(path)
     except (FileNotFoundError, NotADirectoryError):
+        find_bpffs(path)
         yield None
         return
     except OSError as error:

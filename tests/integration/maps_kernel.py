@@ -213,6 +213,9 @@ class Kernel:
         found: list[str] = self._ask({"call": ["files"]})["result"]
         return found
 
+    def shell(self, script: str) -> None:
+        subprocess.run(["nsenter", "-t", str(self._server.pid), "-m", "sh", "-euc", script], check=True)
+
     def run(self, module: str, check: bool = False, fault: dict[str, Any] | None = None, batch: int = 16384,
             large: int = 1 << 20, **args: Any) -> Outcome:  # fmt: skip
         """``fault``: ``at`` the n-th changing call, do ``meanwhile`` (calls as above), then fail it with ``errno``; or

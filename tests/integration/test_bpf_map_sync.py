@@ -408,6 +408,20 @@ def test_where_no_bpffs_is(kernel: Kernel) -> None:
     four_parts(outcome, "is not below a bpffs")
 
 
+def test_pins_out_of_sight_are_an_error_cilium_47847(kernel: Kernel) -> None:
+    held = Held(kernel)
+    held.sync(addresses(range(2)))
+    kernel.shell("mount -t bpf bpf /sys/fs/bpf")
+    try:
+        for state in ("present", "absent"):
+            for check in (True, False):
+                four_parts(held.sync(addresses([1]), check=check, state=state), "more than once")
+        four_parts(kernel.run("bpf_map_info", map=held.pin), "more than once")
+    finally:
+        kernel.shell("umount /sys/fs/bpf")
+    assert held.holds() == as_table(addresses(range(2)))
+
+
 def test_our_own_maps_are_known_by_their_pins(kernel: Kernel) -> None:
     pin = f"{PINS}/ebpf-overlay/services"
     outcome = kernel.run("bpf_map_sync", True, map=pin, entries=[{"key": 8080, "value": 1}])

@@ -56,7 +56,8 @@ def _bars(title: str, unit: str, rows: list[tuple[str, float, str]], mark: tuple
 def draw(result: dict[str, Any], folder: Path) -> None:
     """Write bench-latency.svg, bench-overhead.svg and bench-program.svg into ``folder``."""
     figures, titles = result["figures"], result["runs"]["rr"]["titles"]
-    colours = {"direct": GREY, "original": ORANGE, "neigh": LIGHT, "peer": BLUE, "peer_tcx": BLUE, "peer_rules": BLUE}
+    colours = {"direct": GREY, "original": ORANGE, "neigh": LIGHT, "peer": BLUE, "peer_tcx": BLUE, "peer_rules": BLUE,
+               "blind": LIGHT, "blind_tcx": LIGHT}  # fmt: skip
     latency = [(title, figures[f"rr.p50_us.{name}"], colours.get(name, GREY)) for name, title in titles.items()]
     floor = figures["rr.p50_us.direct"], "floor"
     (folder / "bench-latency.svg").write_text(
@@ -64,7 +65,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
     )
     removed = [
         (titles[name], figures[f"rr.overhead_removed.{name}"] * 100, colours[name])
-        for name in ("original", "neigh", "peer", "peer_tcx")
+        for name in ("original", "neigh", "peer", "peer_tcx", "blind", "blind_tcx")
     ]
     (folder / "bench-overhead.svg").write_text(
         _bars("Share of the kernel path's overhead that is removed", "%", removed, (75, "75 %")), encoding="utf-8"

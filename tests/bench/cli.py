@@ -24,9 +24,12 @@ BARS = {
     "rr.overhead_removed.peer_tcx": ("overhead removed, overlay with peer through TCX", 100, "%", None, ""),
     "rr.overhead_removed.neigh": ("overhead removed, overlay with neigh", 100, "%", None, ""),
     "rr.overhead_removed.original": ("overhead removed, original design", 100, "%", None, ""),
+    "rr.overhead_removed.blind": ("overhead removed, redirect without looking", 100, "%", None, ""),
+    "rr.overhead_removed.blind_tcx": ("overhead removed, the same through TCX", 100, "%", None, ""),
     "rr.rules_p50_change": ("2 × 500 rules: change of the overlay's p50", 100, "%", 0.03, "<"),
     "rr.kernel_rules_p50_change": ("2 × 500 rules: change of the kernel's p50", 100, "%", None, ""),
     "rr.off_change": ("attached with mode off: change of the kernel's p50", 100, "%", 0.03, "<"),
+    "rr.empty_change": ("  the same with empty programs", 100, "%", None, ""),
     "prog.hit_ns": ("a hit, IPv4", 1, "ns", 60, "<="),
     "prog.hit6_ns": ("a hit, IPv6", 1, "ns", None, ""),
     "prog.hit_over_original": ("a hit, compared with the original's", 1, "×", 1.4, "<="),
@@ -52,7 +55,8 @@ def _measure(quick: bool) -> dict[str, Any]:
         steady = pace.Pace(empty.programs["empty"])
         with roundtrip.pinned():
             costs = program_cost.measure(program_cost.cases(empty, original, neigh, peer), steady, 10 if quick else 60)
-            everyone = roundtrip.contenders(original, neigh, peer)
+            blind = objects.blind(*topology.ifindexes(), topology.CLIENT_IPV4)
+            everyone = roundtrip.contenders(empty, blind, original, neigh, peer)
             round_trips = roundtrip.measure(everyone, rounds, slices, limit)
     of_modules, module_runs = modules.measure(quick)
     figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs), **of_modules}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import os
 import subprocess
@@ -88,6 +89,12 @@ def overlay(**defines: int) -> Loaded:
 
 def original() -> Loaded:
     return build(HERE / "original.c", ("request", "reply"))
+
+
+def blind(uplink: int, host_side: int, client: str) -> Loaded:
+    """Redirects without looking, between these interfaces."""
+    defines = {"UPLINK": uplink, "HOST_SIDE": host_side, "CLIENT": int(ipaddress.IPv4Address(client))}
+    return build(HERE / "blind.c", ("blind_request", "blind_reply"), **defines)
 
 
 def empty() -> Loaded:

@@ -22,6 +22,8 @@ WARM_UP = 500
 TRIPS = 400  # of a slice: some six milliseconds, in which the pace seldom changes
 CPU = max(os.sched_getaffinity(0))
 
+_BLIND = ("blind_request", "blind_reply")
+
 # The pace and the p50 (ns) of every slice of a round; contender -> rounds.
 Round = list[tuple[float, int]]
 Samples = dict[str, list[Round]]
@@ -43,12 +45,15 @@ class Contender:
     """It has the map ``stats``."""
 
 
-def contenders(original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]:
+def contenders(empty: Loaded, blind: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[Contender]:
     return [
         Contender("direct", "direct veth pair (floor)", direct=True),
         Contender("kernel", "kernel, 3 rules"),
         Contender("kernel_rules", "kernel, 2 × 500 rules", rules=MANY),
+        Contender("empty", "kernel, 3 rules, empty programs attached", loaded=empty, programs=("empty", "empty")),
         Contender("off", "kernel, 3 rules, attached, mode off", loaded=peer, mode="off", counted=True),
+        Contender("blind", "redirect without looking", loaded=blind, programs=_BLIND, bypassed=True),
+        Contender("blind_tcx", "the same through TCX", loaded=blind, programs=_BLIND, bypassed=True, tcx=True),
         Contender(
             "original", "original design (neigh/neigh)", loaded=original, programs=("request", "reply"), bypassed=True
         ),
@@ -147,12 +152,15 @@ def measure(everyone: list[Contender], rounds: int, slices: int, limit: float) -
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """The caller on the processor on which the round trips run."""
-    home = os.sched_getaffinity(0)
+    """The caller, and what it starts, on the processor on which the round trips run, and before all others there."""
+    home, policy, priority = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
     os.sched_setaffinity(0, {CPU})
+    with contextlib.suppress(PermissionError):  # in some containers; the pace then tells what was disturbed
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     try:
         yield
     finally:
+        os.sched_setscheduler(0, policy, priority)
         os.sched_setaffinity(0, home)
 
 
@@ -171,9 +179,10 @@ def figures(found: Samples) -> dict[str, float]:
     p50 = medians(found)
     overhead = p50["kernel"] - p50["direct"]
     result = {f"rr.p50_us.{name}": value / 1000 for name, value in p50.items()}
-    for name in ("peer", "peer_tcx", "neigh", "original"):
+    for name in ("peer", "peer_tcx", "neigh", "original", "blind", "blind_tcx"):
         result[f"rr.overhead_removed.{name}"] = (p50["kernel"] - p50[name]) / overhead
     result["rr.rules_p50_change"] = p50["peer_rules"] / p50["peer"] - 1
     result["rr.kernel_rules_p50_change"] = p50["kernel_rules"] / p50["kernel"] - 1
+    result["rr.empty_change"] = p50["empty"] / p50["kernel"] - 1
     result["rr.off_change"] = p50["off"] / p50["kernel"] - 1
     return result

@@ -225,6 +225,8 @@ def watched(node: Node) -> Iterator[Callable[[int], int]]:
 @BOTH
 def test_neither_conntrack_nor_netfilter_sees_a_bypassed_flow(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
+    for node in lab.nodes.values():  # or an entry of an earlier test may have the same port
+        node.host_run(["conntrack", "-F"])
     with watched(lab.nodes[1]) as one, watched(lab.nodes[2]) as two, cluster.nothing_invalid():
         with (
             cluster.datapaths[2].counted() as grown,

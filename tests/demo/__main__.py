@@ -71,15 +71,15 @@ def redirected(lab: Lab) -> int:
 
 
 def progress(line: str) -> None:
-    """One line for each task that begins."""
-    if line.startswith("TASK ["):
-        say(line.rsplit(" : ", maxsplit=1)[-1].split("]", maxsplit=1)[0])
+    """One line for each step that is done."""
+    if " · step " in line:
+        say(line)
 
 
 def run_playbook(name: str, *options: str) -> play.Run:
     # The first node alone, then the others together: as careful as the default, and quicker with three nodes.
     done = play.playbook(name, *options, variables={"overlay_batches": [1, "100%"]}, follow=progress)
-    recap = done.output.partition("PLAY RECAP")[2].splitlines()[1:]
+    recap = done.output.partition("Recap: ")[2].splitlines()[1:]
     for line in filter(None, recap):
         say(line)
     if done.code:

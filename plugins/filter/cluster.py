@@ -87,21 +87,22 @@ def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcome: str) ->
 
 
 def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
-    """One line per node: what happened to it in this run, and where it is now."""
+    """One line per node: what happened to it in this run (or would, in a dry run), and where it is now."""
     lines = []
     for name in names:
         verdict = hostvars[name].get("node_verdict") or {}
+        would = hostvars[name].get("ansible_check_mode", False)
         told = {
             "": "not reached by the roll-out, nothing changed",
             "unchanged": "nothing to do",
-            "confirmed": "rolled out and confirmed",
+            "confirmed": "would be rolled out and confirmed" if would else "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
             "returned": "was rolled out, and taken back because of the failure elsewhere",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
-        lines.append(f"{name}: {told}{f'; now: {now}' if now else ''}")
+        lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))
     return lines
 
 

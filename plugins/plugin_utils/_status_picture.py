@@ -149,7 +149,7 @@ def _node(layout: _Layout, node: Mapping[str, Any], angle: float) -> str:
             f'stroke-dasharray="{share * around:.2f} {around:.2f}" transform="rotate(-90 {x:.1f} {y:.1f})"/>'
         )
     sign = {"unreachable": "×", "failed": "?", "bare": "–"}.get(node["state"], "")
-    text = sign or ("" if layout.dense else share_text(node["traffic"]))
+    text = sign or ("" if layout.dense else share_text(node["traffic"]).replace(" ", ""))
     if text:
         parts.append(
             f'<text class="value" x="{x:.1f}" y="{y + (4 if layout.dense else 4.5):.1f}">{escape(text)}</text>'

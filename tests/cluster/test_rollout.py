@@ -112,7 +112,7 @@ def test_foreign_filters_are_untouched_while_the_overlay_is_on(story: Story) -> 
 def test_status_lists_what_runs_where() -> None:
     shown = play.playbook("playbooks/status.yml").succeeded()
     assert shown.changes == set()
-    for word in ("ovl-n1", "ovl-n3", "ens47f1", "from_uplink", "from_workload", "on"):
+    for word in ("ovl-n1", "ovl-n3", "overlaid", "from_uplink", "from_workload", "on"):
         assert word in shown.output
 
 

@@ -66,6 +66,12 @@ def test_the_lists_made_from_the_reasons_are_up_to_date() -> None:
     assert document.read_text() == generate["table"](document.read_text())
 
 
+def test_every_rule_has_a_test_whose_name_says_so() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "tests/prog").glob("test_*.py"))
+    named = {int(number) for number in re.findall(r"^def test_rule_(\d+)_", text, re.MULTILINE)}
+    assert named == set(range(1, 11))
+
+
 def test_rule_4_a_confirmed_mode_reads_no_clock(
     build: Callable[..., Object], interfaces: Mapping[str, Interface]
 ) -> None:

@@ -13,7 +13,7 @@ from prog import datapath
 from prog.conftest import SOAK
 from prog.datapath import NEIGH, Datapath, Object, Result
 from prog.network import Interface
-from prog.packets import ACK, FIN, PSH, RST, SYN, icmp_error
+from prog.packets import ACK, FIN, PSH, RST, SYN, frame, icmp_error
 from prog.story import BOTH, IPV4, Connection, expect_pass, expect_redirect
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
@@ -25,6 +25,8 @@ EVERY = pytest.mark.parametrize(
 )
 ASKED_AGAIN = 255  # RECENT_PACKETS in recent.h
 CPUS = sorted(os.sched_getaffinity(0))
+SHARED = ("ifindex", "uplink", "next_hop", "session", "workload_epoch", "uplink_epoch", "workload_mtu", "uplink_mtu")
+PARALLEL = 20_000 if SOAK else 1_000
 STEPS = 100_000 if SOAK else 1_500
 Step = Callable[[Datapath, Connection], Any]
 
@@ -353,3 +355,56 @@ def test_a_datapath_that_remembers_decides_as_one_that_does_not(
         )
         redirected += result.redirected
     assert redirected > STEPS * 0.2
+
+
+def traffic(overlay: Datapath, seed: int) -> None:
+    """Handshakes, data, and every way in which a flow ends, of a few connections; what became of each is not asked."""
+    dice = random.Random(seed)
+    for step in range(PARALLEL):
+        if step % 20 == 0:
+            overlay.clear("silent")
+        one = dice.choice(BOTH).but(server=dice.random() < 0.5, port=dice.randrange(51000, 51003))
+        inwards = one.server
+        story = [(inwards, SYN), (not inwards, SYN | ACK), (inwards, ACK)] if dice.random() < 0.2 else []
+        story += [(dice.random() < 0.5, dice.choice((*(ACK,) * 20, FIN | ACK, RST, SYN))) for _ in range(8)]
+        for inbound, flags in story:
+            packet = one.inbound(flags) if inbound else one.outbound(flags)
+            program, interface = ("from_uplink", "ens47f1") if inbound else ("from_workload", "cali1")
+            overlay.nanoseconds(program, frame(packet), interface, 1)
+
+
+def test_processors_that_work_at_once_leave_no_record_that_is_wrong(overlay: Datapath) -> None:
+    """Each ends and makes flows that the others remember. Afterwards every valid record must say what `flows` says."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    children = []
+    for cpu in CPUS:
+        child = os.fork()
+        if child == 0:
+            on(cpu)
+            traffic(overlay, seed + cpu)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(CPUS)
+    valid, wrong = 0, []
+    for record in every_record(overlay):
+        flow = overlay.get("flows", record["key"])
+        same = flow is not None and all(record[name] == flow[name] for name in SHARED)
+        valid, wrong = valid + same, wrong if same else [*wrong, (record, flow)]
+    assert wrong == []
+    assert valid > 0
+
+
+def every_record(overlay: Datapath) -> Iterator[Any]:
+    """What some processor would believe."""
+    key, value = overlay.codecs["recent"]
+    info = bpf.map_info(overlay.object.descriptors["recent"])
+    session, round_number = overlay.get("control", 0)["session"], overlay.get("sweep", 0)["round"]
+    for bucket, version in overlay.entries("versions"):
+        raw = bpf.map_lookup(overlay.object.descriptors["recent"], key.encode(bucket), info.value_stride) or b""
+        for cpu in range(info.value_stride // info.value_size):
+            record = value.decode(raw[cpu * info.value_size :][: info.value_size])
+            if record["left"] and (record["version"], record["session"], record["round"]) == (
+                version, session, round_number,
+            ):  # fmt: skip
+                yield record

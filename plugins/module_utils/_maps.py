@@ -329,6 +329,12 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
         os.close(fd)
 
 
+def traits_of(type_name: str, max_entries: int) -> Traits:
+    """Those of a map that is still to be made."""
+    number = bpf.MAP_TYPE_NAMES.index(type_name)
+    return Traits(max_entries, number in INDEXED_TYPES, number in EVICTING_TYPES)
+
+
 # -- schemas ------------------------------------------------------------------------------------------------------
 
 

@@ -226,7 +226,7 @@ def _plan_intact(observed: Observed, desired: Desired) -> Plan:
             "digest": desired.digest,
             "programs": [_program_result(observed, p.name, p.id, p.tag, p.xlated_size) for p in programs],
             "maps": [
-                _map_result(observed, pin.name, pin.id, pin.layout)
+                _map_result(observed, pin.name, pin.id, pin.layout, fresh=False)
                 for name in sorted(record.maps)
                 if (pin := observed.map_pin(name))
             ],
@@ -282,7 +282,10 @@ def _plan_build(observed: Observed, desired: Desired, built: Built) -> Plan:
             "compiled": True,
             "digest": desired.digest,
             "programs": [_program_result(observed, p.name, None, p.tag, p.xlated_size) for p in built.programs],
-            "maps": [_map_result(observed, name, carried.get(name), built.maps[name]) for name in decisions],
+            "maps": [
+                _map_result(observed, name, carried.get(name), built.maps[name], decision in (CREATE, REPLACE))
+                for name, decision in decisions.items()
+            ],
         },
     )
 
@@ -296,7 +299,7 @@ def _program_result(
     return {"name": name, "id": id_, "tag": tag, "pin": f"{observed.folder}/{name}", "xlated_size": size}
 
 
-def _map_result(observed: Observed, name: str, id_: int | None, layout: Layout) -> dict[str, Any]:
+def _map_result(observed: Observed, name: str, id_: int | None, layout: Layout, fresh: bool) -> dict[str, Any]:
     return {
         "name": name,
         "id": id_,
@@ -305,6 +308,7 @@ def _map_result(observed: Observed, name: str, id_: int | None, layout: Layout) 
         "value_size": layout.value_size,
         "max_entries": layout.max_entries,
         "flags": layout.flags,
+        "fresh": fresh,
         "pin": f"{observed.folder}/{name}",
     }
 

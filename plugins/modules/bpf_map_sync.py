@@ -51,6 +51,44 @@ options:
     type: list
     elements: raw
     default: []
+  maps:
+    description:
+      - What M(ebpf.overlay.bpf_object) returned as RV(ebpf.overlay.bpf_object#module:maps) earlier in the play.
+      - In a dry run it names the maps that would be made anew (those without an C(id)). What is pinned in the place of
+        such a map at that moment is then not taken for what will be filled, neither its capacity nor, if the new one
+        begins empty, its entries.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      pin:
+        description: The map's pin.
+        type: path
+        required: true
+      id:
+        description: The map's id; none for a map that is still to be made.
+        type: int
+      fresh:
+        description: Whether the map begins empty.
+        type: bool
+      type:
+        description: The type of the map.
+        type: str
+      max_entries:
+        description: The map's capacity.
+        type: int
+      name:
+        description: The map's name, not used.
+        type: str
+      key_size:
+        description: The size of its keys, not used.
+        type: int
+      value_size:
+        description: The size of its values, not used.
+        type: int
+      flags:
+        description: The map's flags, not used.
+        type: int
   purge:
     description: Remove all entries that are not listed. With O(state=absent), remove all.
     type: bool
@@ -105,6 +143,23 @@ EXAMPLES = r"""
     entries:
       - {key: 10.20.0.0/16, value: {out: eth1, port: 8080}}
       - {key: "fd00:20::/32", value: {out: eth1, port: 8080}}
+
+- name: Load a program whose map has grown
+  ebpf.overlay.bpf_object:
+    src: mine.c
+    pin_dir: /sys/fs/bpf/mine
+    programs: [count]
+    defines: {NETWORKS: 20000}
+    on_map_change: migrate
+  register: built
+
+- name: Fill it; a dry run knows of the new capacity
+  ebpf.overlay.bpf_map_sync:
+    map: /sys/fs/bpf/mine/networks
+    maps: "{{ built.maps }}"
+    key: cidr
+    value: ifindex
+    entries: "{{ networks }}"
 
 - name: Forget one address
   ebpf.overlay.bpf_map_sync:
@@ -162,7 +217,13 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import BulkList, set_aside
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, check_epochs, codecs, opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import (
+    PinnedMap,
+    check_epochs,
+    codecs,
+    opened,
+    traits_of,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import UNKNOWN, plan_map
@@ -175,27 +236,37 @@ def not_pinned(path: str) -> str:
     return f"No map is pinned at {path}: load the program that it belongs to first (ebpf.overlay.bpf_object)."
 
 
+def still_to_be_made(maps: list[dict[str, Any]], path: str) -> dict[str, Any] | None:
+    """What an earlier task of a dry run told about the map, if it would make it anew."""
+    return next((told for told in maps if told["id"] is None and os.path.normpath(told["pin"]) == path), None)
+
+
 def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
     path, state, purge = os.path.normpath(module.params["map"]), module.params["state"], module.params["purge"]
     epochs_path = os.path.normpath(module.params["epochs"]) if module.params["epochs"] else None
     blocks = bulk.blocks() if bulk else in_blocks(module.params["entries"])
+    coming = still_to_be_made(module.params["maps"], path)
 
     def observe() -> Mapping[bytes, bytes]:
         return found.read(value_codec.total) if found else {}
 
     def plan(observed: Mapping[bytes, bytes]) -> Plan:
         needed = state == "present" and (listed or purge)
-        missing = [pin for pin, there in ((path, found), (epochs_path, epochs)) if pin and not there and needed]
+        missing = [pin for pin, there in ((path, pinned), (epochs_path, epochs)) if pin and not there and needed]
+        unmet = [not_pinned(pin) for pin in missing]
+        if coming and not missing:
+            unmet = [f"The map for {path} is still to be made."]
+        traits = found.traits if found else UNKNOWN
         return plan_map(
             os.path.basename(path),
             observed,
             listed if state == "present" else {},
-            found.traits if found else UNKNOWN,
+            traits_of(coming["type"], coming["max_entries"]) if coming else traits,
             lambda key, value: f"{key_codec.show(key)} -> {value_codec.show(value)}",
             purge=purge,
             unwanted=listed if state == "absent" else (),
             order=key_codec.order,
-            unmet=tuple(map(not_pinned, missing)),
+            unmet=tuple(unmet),
         )
 
     def apply(operations: tuple[Any, ...]) -> None:
@@ -204,7 +275,8 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_run())
-        found = stack.enter_context(opened(path))
+        pinned = stack.enter_context(opened(path))
+        found = None if coming and coming["fresh"] else pinned
         epochs = stack.enter_context(opened(epochs_path)) if epochs_path else None
         if found and epochs:
             check_epochs(epochs, found)
@@ -224,6 +296,22 @@ def main() -> None:
             "key": {"type": "raw", "no_log": False},
             "value": {"type": "raw"},
             "entries": {"type": "list", "elements": "raw", "default": []},
+            "maps": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "pin": {"type": "path", "required": True},
+                    "id": {"type": "int"},
+                    "fresh": {"type": "bool"},
+                    "type": {"type": "str"},
+                    "max_entries": {"type": "int"},
+                    "name": {"type": "str"},
+                    "key_size": {"type": "int"},
+                    "value_size": {"type": "int"},
+                    "flags": {"type": "int"},
+                },
+            },
             "purge": {"type": "bool", "default": False},
             "epochs": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

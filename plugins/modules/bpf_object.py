@@ -187,6 +187,9 @@ maps:
     flags:
       description: The map's flags (C(BPF_F_*)).
       type: int
+    fresh:
+      description: Whether this run made (or would make) the map without entries.
+      type: bool
     pin:
       description: Where the map is pinned.
       type: str
@@ -198,6 +201,7 @@ maps:
       value_size: 8
       max_entries: 1024
       flags: 0
+      fresh: true
       pin: /sys/fs/bpf/ebpf-overlay/ifindex_map
 """
 
@@ -338,9 +342,11 @@ def settle(module: AnsibleModule, wanted: Any) -> dict[str, Any]:
 
     with one_run():
         planned = converge(module, wanted.observe, plan, wanted.apply)
-    # The last plan has seen what was applied, and so the ids of the new objects.
+    # The last plan has seen what was applied, and so the ids of the new objects; how they began, only the first.
+    fresh = {item["name"]: item["fresh"] for item in planned.result["maps"]}
     return {
         **seen[-1].result,
+        "maps": [{**item, "fresh": fresh.get(item["name"], False)} for item in seen[-1].result["maps"]],
         "compiled": planned.result["compiled"],
         "changed": bool(planned.operations),
         "diff": planned.diff,

@@ -64,7 +64,7 @@ def test_check_real_check_real_then_absent(target: Node, source: Path) -> None:
     assert set(state["pins"]) == {PIN_DIR, BUILD, *(f"{PIN_DIR}/{name}" for name in real.ids)}
     assert real.result["maps"][0] == {
         "name": f"{PREFIX}flows", "id": real.ids[f"{PREFIX}flows"], "type": "hash", "key_size": 4, "value_size": 8,
-        "max_entries": 64, "flags": 0, "pin": f"{PIN_DIR}/{PREFIX}flows",
+        "max_entries": 64, "flags": 0, "fresh": True, "pin": f"{PIN_DIR}/{PREFIX}flows",
     }  # fmt: skip
 
     for again in (build(target, source, dry=True), build(target, source)):
@@ -165,6 +165,34 @@ def test_capacity_is_migrated_with_all_entries_cilium_28742(target: Node, source
     assert target.settled_state(PREFIX) == state
     build(target, source, defines={"CAPACITY": 60}, on_map_change="migrate")
     assert entries(target) == expected(60)
+
+
+@pytest.mark.parametrize(("policy", "added"), [("migrate", 40), ("replace", 100)])
+def test_the_dry_run_of_an_upgrade_knows_what_the_maps_will_be(
+    target: Node, source: Path, policy: str, added: int
+) -> None:
+    """More entries than the pinned map has room for, or a map that will begin empty."""
+
+    def sync(dry: bool, maps: list[Any]) -> dict[str, Any]:
+        listed = [{"key": number, "value": number + 1} for number in range(100)]
+        pin = f"{PIN_DIR}/{PREFIX}flows"
+        return target.run("bpf_map_sync", dry=dry, map=pin, maps=maps, key="u32", value="u64", entries=listed).result
+
+    build(target, source)
+    fill(target, 60)
+    state = target.settled_state(PREFIX)
+    upgrade: dict[str, Any] = {"defines": {"CAPACITY": 128}, "on_map_change": policy}
+    foretold = build(target, source, dry=True, **upgrade).result["maps"]
+    assert [item["fresh"] for item in foretold] == [policy == "replace", False]
+    assert "room for 64" in sync(True, [])["msg"], "what is pinned now has no room"
+    dry = sync(True, foretold)
+    assert target.settled_state(PREFIX) == state
+    done = build(target, source, **upgrade).result["maps"]
+    assert [item["fresh"] for item in done] == [item["fresh"] for item in foretold]
+    real = sync(False, done)
+    for key in ("changed", "added", "changed_entries", "removed", "size", "diff"):
+        assert dry[key] == real[key], key
+    assert (real["added"], real["size"]) == (added, 100)
 
 
 def test_another_value_size_is_replaced_only_on_request(target: Node, source: Path) -> None:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,38 +14,57 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 
 
-def picture(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of nodes and all host variables -> the picture; nodes without facts are left out of it."""
-    facts = {name: _facts_of(hostvars, name) for name in names}
-    return _told(lambda: _topology.build_picture(facts))
+def picture(names: Iterable[str], hostvars: Mapping[str, Any], fresh: Iterable[str], max_age: float) -> str:
+    """Names of nodes and all host variables -> the picture, as text.
+
+    It is text, as the plan of a node is, because Ansible looks into every value of a structure that is handed on, at
+    every node again. ``fresh``, ``max_age``: see :func:`_topology.build_picture`.
+    """
+    facts, dialled = {}, {}
+    for name in names:
+        variables = _raw(hostvars, name)
+        facts[name] = _overlay(variables)
+        address = str(variables.get("ansible_host", name))
+        with contextlib.suppress(ValueError):  # a name, or a template
+            dialled[name] = str(ipaddress.ip_address(address))
+    controller = _topology.Controller(tuple(identity().values()), dialled)
+    built = _told(
+        lambda: _topology.build_picture(facts, frozenset(fresh), time.time(), float(max_age), controller),
+    )
+    return json.dumps(built)
 
 
-def missing_nodes(names: Iterable[str], known: Mapping[str, Any]) -> list[str]:
-    """The names that the picture does not know."""
-    return _topology.missing(names, known)
+def missing_nodes(known: str) -> list[str]:
+    """The nodes that the picture misses, each with the reason."""
+    return [f"{name} ({why})" for name, why in sorted(json.loads(known)["missing"].items())]
 
 
-def node_plan(
-    facts: Mapping[str, Any], name: str, known: Mapping[str, Any], services: list[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Facts of node ``name``, the picture and the services -> maps and attachments of the node."""
-    return _told(lambda: _topology.plan_node(name, facts, known, services))
+def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: list[Mapping[str, Any]]) -> str:
+    """Name of a node, all host variables, the picture and the services -> maps and attachments of the node, as text."""
+    facts = _overlay(_raw(hostvars, name))
+    return json.dumps(_told(lambda: _topology.plan_node(name, facts, json.loads(known), services)))
+
+
+def batches(wanted: Any, dry_run: bool) -> Any:
+    """How many nodes a run takes at a time; a dry run, which changes nothing that a canary could show, takes all."""
+    return ["100%"] if dry_run else wanted
 
 
 def generation_calls(
-    plan: Mapping[str, Any], pins: str, packages: list[str], source: str, defines: Mapping[str, Any], keep: bool
+    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
-    ``source``: the C file on the controller. ``keep``: leave peers that the plan does not name.
+    ``source``: the C file on the controller.
     """
+    plan = json.loads(planned)
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
 
-    def fill(name: str, purge: bool = True, **more: str) -> dict[str, Any]:
-        entries = plan["maps"][name]
-        arguments = {"map": f"{pins}/{name}", "entries": entries, "purge": purge, **more}
+    def fill(name: str, **more: str) -> dict[str, Any]:
+        arguments = {"map": f"{pins}/{name}", "entries": plan["maps"][name], "purge": True, **more}
         return {"module": "bpf_map_sync", "arguments": arguments}
 
     programs = ["from_uplink", "from_workload"]
@@ -52,15 +75,15 @@ def generation_calls(
         {"module": "bpf_object", "arguments": built},
         fill("ifindex_map"),
         fill("services"),
-        fill("peers", not keep),
+        fill("peers"),
         {"module": "tc_bpf_attach", "arguments": {"attachments": plan["attachments"], "purge": True}},
         fill("devices", epochs=f"{pins}/device_epochs"),
     ]
 
 
-def probers(known: Mapping[str, Any], name: str) -> list[str]:
+def probers(known: str, name: str) -> list[str]:
     """The nodes that can probe node ``name``: all others of the picture, beginning with the next one."""
-    names = list(known)
+    names = list(json.loads(known)["nodes"])
     start = names.index(name) + 1 if name in names else 0
     return [other for other in names[start:] + names[:start] if other != name]
 
@@ -106,8 +129,16 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
     return lines
 
 
-def _facts_of(hostvars: Mapping[str, Any], name: str) -> Any:
-    return hostvars[name].get("ansible_facts", {}).get("overlay") if name in hostvars else None
+def _raw(hostvars: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Variables as they are: what a module returned is no template, and looking for one in all of it takes its time."""
+    if name not in hostvars:
+        return {}
+    raw: Mapping[str, Any] = getattr(hostvars, "raw_get", hostvars.__getitem__)(name)
+    return raw
+
+
+def _overlay(variables: Mapping[str, Any]) -> Any:
+    return variables.get("ansible_facts", {}).get("overlay")
 
 
 def _told(function: Callable[[], Any]) -> Any:
@@ -125,6 +156,7 @@ class FilterModule:
             "picture": picture,
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
+            "batches": batches,
             "generation_calls": generation_calls,
             "probers": probers,
             "probe_targets": probe_targets,

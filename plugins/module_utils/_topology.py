@@ -8,11 +8,13 @@ them and says what nodes must know about each other; everything else a node know
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Union
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import OLDEST
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import (
     DEVICE_PROBES,
     DEVICES,
@@ -87,37 +89,83 @@ def find_uplinks(
     return sorted(found, key=lambda uplink: uplink["name"])
 
 
+@dataclass(frozen=True)
+class Controller:
+    """Where Ansible runs: its ``identity`` (machine id, boot id), and by name the addresses that it dials for nodes,
+    where the inventory gives them as numbers."""
+
+    identity: tuple[str, ...] = ()
+    dialled: Mapping[str, str] = field(default_factory=dict)
+
+
 # --- the cluster ------------------------------------------------------------------------------------------------------
 
 
-def build_picture(facts: Mapping[str, Facts | None]) -> dict[str, dict[str, Any]]:
-    """Node name -> what other nodes must know of it: its ``addresses`` (without prefix length).
+def build_picture(
+    facts: Mapping[str, Facts | None],
+    fresh: Container[str],
+    now: float = 0,
+    max_age: float = 0,
+    controller: Controller = Controller(),
+) -> dict[str, dict[str, Any]]:
+    """What nodes must know of each other: ``nodes`` (name -> ``addresses`` without prefix length), and ``missing``, the
+    nodes that it does not know (name -> why).
 
-    ``facts``: by node name; None for a node whose facts are missing (it is left out, see :func:`missing`).
-    Raises :class:`OverlayError` when two nodes claim one address.
+    ``facts``: by node name, None where there are none. ``fresh``: the nodes whose facts this run gathered; all others
+    come from a cache and must not be older than ``max_age`` seconds at ``now`` (seconds since the epoch).
+    Raises :class:`OverlayError` when two nodes are one machine or claim one address, one has the controller's
+    facts, or one has a kernel that is too old.
     """
-    owners: dict[str, str] = {}
-    picture: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    owners: dict[Any, str] = {}
     for name, node in facts.items():
-        if node is None:
+        why = _why_not(node, name in fresh, now, max_age)
+        if node is None or why:
+            missing[name] = why
             continue
+        if not node["capabilities"]["supported"]:
+            raise OverlayError(
+                "build the picture of the cluster",
+                f"node {name}",
+                f"its kernel {node['kernel']['release']} is older than Linux {'.'.join(map(str, OLDEST))}",
+                "Upgrade its kernel, or take it out of the group.",
+            )
         addresses = sorted(_bare(address) for uplink in node["uplinks"] for address in uplink["addresses"])
-        for address in addresses:
-            other = owners.setdefault(address, name)
+        claims: dict[Any, str] = {address: f"both have the address {address}" for address in addresses}
+        identity = tuple(node["identity"].values())
+        dialled = controller.dialled.get(name)
+        if identity == controller.identity and dialled and dialled not in node["addresses"]:
+            raise OverlayError(
+                "build the picture of the cluster",
+                f"node {name}",
+                f"its facts are those of the controller, which has no address {dialled}",
+                "A connection led to the wrong machine: look for ansible_connection or delegate_to in the inventory.",
+            )
+        if identity and all(identity):
+            # Clones share the one, containers of a machine the other.
+            claims[identity] = "the facts of both come from one machine (same machine id, same boot)"
+        for claim, reason in claims.items():
+            other = owners.setdefault(claim, name)
             if other != name:
                 raise OverlayError(
                     "build the picture of the cluster",
                     f"nodes {other} and {name}",
-                    f"both have the address {address}",
-                    "One machine is in the inventory twice, or an address is used twice; correct the inventory.",
+                    reason,
+                    "One machine is in the inventory twice, an address is used twice, or cached facts are of another "
+                    "time; correct the inventory, or gather the facts of both again.",
                 )
-        picture[name] = {"addresses": addresses}
-    return picture
+        nodes[name] = {"addresses": addresses}
+    return {"nodes": nodes, "missing": missing}
 
 
-def missing(names: Iterable[str], picture: Mapping[str, Any]) -> list[str]:
-    """The nodes of the group that the picture does not know, sorted."""
-    return sorted(set(names) - set(picture))
+def _why_not(node: Facts | None, fresh: bool, now: float, max_age: float) -> str:
+    if node is None:
+        return "no facts"
+    if fresh:  # the node's clock is trusted only where nothing else is known
+        return ""
+    age = now - node["gathered_at"]
+    return "" if age <= max_age else f"facts are {age / 3600:.1f} h old"
 
 
 # --- one node's maps --------------------------------------------------------------------------------------------------
@@ -127,9 +175,18 @@ def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: S
     """What node ``name`` must be: ``maps`` (name -> entries for the module ``bpf_map_sync``), ``attachments`` (for
     ``tc_bpf_attach``, reply side first) and the number of ``peers``.
 
+    While the picture misses nodes, the peers that the node knows already stay: some of them may be theirs.
     Raises :class:`OverlayError` for a service that cannot be accelerated.
     """
-    peers, used = _find_peers(name, facts, picture)
+    nodes = picture["nodes"]
+    peers, used = _find_peers(name, facts, nodes)
+    if picture["missing"]:
+        there = {interface["ifindex"]: interface for interface in facts["interfaces"]}
+        for entry in facts["known_peers"]:
+            uplink = there.get(entry["value"]["uplink"])
+            if uplink and (uplink["name"] in used or facts["uplinks_by_route"]):
+                used.setdefault(uplink["name"], uplink)
+                peers.setdefault(entry["key"], dict(entry["value"]))
     for address in facts["addresses"]:
         peers[_prefix(address)] = {"uplink": 0, "mtu": 0, "next_hop": "::"}
 
@@ -158,19 +215,19 @@ def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: S
             for uplink in sorted(used)
         ],
         "uplinks": sorted(used),
-        "peers": len(picture) - (name in picture),
+        "peers": len(nodes) - (name in nodes),
     }
 
 
 def _find_peers(
-    name: str, facts: Facts, picture: Mapping[str, Facts]
+    name: str, facts: Facts, nodes: Mapping[str, Facts]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Facts]]:
     """Entries of the map ``peers`` by prefix, and the uplinks by name.
 
     A peer is the address of another node, and every prefix that this node routes through such an address.
     """
     table = RouteTable(facts["routes"])
-    addresses = [address for other, node in picture.items() if other != name for address in node["addresses"]]
+    addresses = [address for other, node in nodes.items() if other != name for address in node["addresses"]]
     gateways = set(addresses)
     ways = [(address, table.find(address)) for address in addresses]
     ways += [(route["prefix"], route) for route in facts["routes"] if route["gateway"] in gateways]

@@ -27,6 +27,12 @@ options:
     type: list
     elements: str
     default: [cali*]
+  known_peers:
+    description:
+      - Whether to tell the peers of the node's confirmed generation. They stay where they are while the facts of other
+        nodes are missing.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - ebpf.overlay.attributes
 attributes:
@@ -72,10 +78,12 @@ ansible_facts:
             mtu: 1500
             name: ens47f1
             up: true
+        gathered_at: 1764043200
+        identity: {machine_id: 3e0a4c1f5a5f4a32a6d6b3a0d1f6f1aa, boot_id: 0b1c7f3e-6c0b-4f43-9d35-6a2f0c1be111}
         kernel: {release: "6.12.43+deb13-amd64", version: "6.12.43"}
         libraries: {bcc: true, pyroute2: true}
         package_manager: apt
-        machine_id: 3e0a4c1f5a5f4a32a6d6b3a0d1f6f1aa
+        known_peers: []
         routes:
           - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0}
         uplinks:
@@ -93,23 +101,29 @@ ansible_facts:
 import os
 import platform
 import shutil
+import time
 from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel, _links, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _kernel, _links, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
 
 
-def machine_id() -> str:
-    try:
-        with open("/etc/machine-id", encoding="ascii") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
+def known_peers(interfaces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The peers of the confirmed generation, without the node's own addresses."""
+    history = Store().read()
+    if history.confirmed not in history.generations:
+        return []
+    ifindexes = {interface["name"]: interface["ifindex"] for interface in interfaces}
+    calls = _generations.calls_to(history, history.confirmed, ifindexes)
+    filled = {call["arguments"].get("map"): call["arguments"].get("entries", []) for call in calls}
+    return [entry for entry in filled.get(f"{PIN_DIR}/peers", []) if entry["value"]["uplink"]]
 
 
 def gather(module: AnsibleModule) -> dict[str, Any]:
@@ -142,7 +156,9 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "capabilities": {**_kernel.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
         "package_manager": "apt" if shutil.which("apt-get") else "dnf",
         "libraries": {library: importable(library) for library in ("bcc", "pyroute2")},
-        "machine_id": machine_id(),
+        "identity": identity(),
+        "gathered_at": int(time.time()),
+        "known_peers": known_peers(interfaces) if module.params["known_peers"] else [],
         "control": asdict(control) if control else None,
     }
 
@@ -152,6 +168,7 @@ def main() -> None:
         argument_spec={
             "uplinks": {"type": "list", "elements": "str", "default": []},
             "workload_interfaces": {"type": "list", "elements": "str", "default": ["cali*"]},
+            "known_peers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

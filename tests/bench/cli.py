@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
-from . import charts, modules, objects, pace, program_cost, roundtrip, topology
+from . import charts, fleet, modules, objects, pace, program_cost, roundtrip, topology
 
 OUTPUT = objects.ROOT / "build" / "bench.json"
 REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
@@ -39,6 +39,12 @@ BARS = {
     "modules.map_noop_peak_mb": ("  and its peak memory", 1, "MB", 80, "<"),
     "modules.attach_noop_ratio": ("250 attached interfaces, over pyroute2's dump", 1, "×", 1.5, "<="),
     "modules.attach_noop_over_raw": ("  over the module's own bare dump", 1, "×", None, ""),
+    "fleet.noop_over_gather": ("site.yml without changes on 20 nodes, over gathering", 1, "×", 2.5, "<="),
+    "fleet.picture_300_over_once": ("300 nodes' plans, over building the picture once", 1, "×", 1.3, "<="),
+    "fleet.picture_1000_seconds": ("  of 1,000 nodes with 30 workloads each", 1, "s", None, ""),
+    "fleet.picture_1000_mb": ("  and its memory", 1, "MB", None, ""),
+    "fleet.picture_time_growth": ("  time, 500 to 1,000 nodes, over entries", 1, "×", 1, "<="),
+    "fleet.picture_memory_growth": ("  memory, 500 to 1,000 nodes, over entries", 1, "×", 1, "<="),
 }
 
 
@@ -59,7 +65,8 @@ def _measure(quick: bool) -> dict[str, Any]:
             everyone = roundtrip.contenders(empty, blind, original, neigh, peer)
             round_trips = roundtrip.measure(everyone, rounds, slices, limit)
     of_modules, module_runs = modules.measure(quick)
-    figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs), **of_modules}
+    of_fleet, fleet_runs = fleet.measure(quick)
+    figures = {**roundtrip.figures(round_trips), **program_cost.figures(costs), **of_modules, **of_fleet}
     figures |= {
         f"prog.verified_instructions.{name}": objects.verified_instructions(fd) for name, fd in peer.programs.items()
     }
@@ -76,6 +83,7 @@ def _measure(quick: bool) -> dict[str, Any]:
             },
             "prog": {"title": "cost of a program: of each turn the pace and the cost of one run, ns", "turns": costs},
             "modules": module_runs,
+            "fleet": fleet_runs,
         },
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from fleet import play, state
@@ -62,6 +63,30 @@ def request_is_bypassed(lab: Lab) -> bool:
     grown = node.nft_counter("forwarded").packets - forwarded
     assert bool(grown) == tracked, f"{grown} packets forwarded, tracked: {tracked}"
     return not grown
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"overlay_uplinks": ["eth7"]}, "Cannot find the uplinks: eth7. Reason: there is no such interface. Correct"),
+        ({"overlay_services": [{"port": 70000}]}, "overlay_services[0].port. Reason: 70000 is no port. Give a port"),
+    ],
+    ids=["interface that does not exist", "value that does not fit"],
+)
+def test_bad_input_is_refused_and_changes_nothing(story: Story, variables: dict[str, Any], words: str) -> None:
+    done = play.playbook(SITE, variables=variables)
+    assert done.code != 0
+    assert done.changes == set()
+    assert words in " ".join(done.output.split())
+    for node in story.lab.nodes.values():
+        assert state.observe(node) == story.before[node.name]
+
+
+@pytest.mark.usefixtures("story")
+def test_workloads_that_are_not_there_are_a_warning() -> None:
+    done = play.playbook(SITE, "--check", variables={"overlay_workload_interfaces": ["nothing*"]}).succeeded()
+    told = " ".join(done.output.split())
+    assert "No workload found: no host route leads to an interface that matches nothing*" in told
 
 
 def test_dry_run_on_pristine_nodes_changes_nothing(story: Story) -> None:

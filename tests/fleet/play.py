@@ -65,9 +65,15 @@ class Run:
         return self
 
 
-def playbook(name: str, *options: str, variables: Mapping[str, Any] | None = None, follow: Follow | None = None) -> Run:
-    """``ansible-playbook name`` from the clone, on the lab's inventory."""
-    return run(BIN / "ansible-playbook", "-i", INVENTORY, name, *options, variables=variables, follow=follow)
+def playbook(
+    name: str,
+    *options: str,
+    variables: Mapping[str, Any] | None = None,
+    follow: Follow | None = None,
+    inventory: Path = INVENTORY,
+) -> Run:
+    """``ansible-playbook name`` from the clone, by default on the lab's inventory."""
+    return run(BIN / "ansible-playbook", "-i", inventory, name, *options, variables=variables, follow=follow)
 
 
 def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:

@@ -16,6 +16,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._errors import Overla
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 
 SERVICES = [{"protocol": "tcp", "port": 8080}]
+NOW = 1_800_000_000
+CONTROLLER = _topology.Controller(("f" * 32, "boot-f"), {"n1": "198.18.0.11"})
 
 
 def interface(name: str, ifindex: int, *addresses: str, **more: Any) -> dict[str, Any]:
@@ -49,11 +51,26 @@ def node(number: int, nodes: int = 3, uplinks: tuple[str, ...] = ()) -> dict[str
         "uplinks": _topology.find_uplinks(links, routes, uplinks, ["cali*"]),
         "uplinks_by_route": not uplinks,
         "addresses": [f"198.18.0.{10 + number}"],
+        "identity": {"machine_id": f"{number:032x}", "boot_id": f"boot-{number}"},
+        "gathered_at": NOW - 100,
+        "capabilities": {"supported": True},
+        "kernel": {"release": "6.1.0-40-amd64"},
+        "known_peers": [],
     }
 
 
 def cluster(nodes: int = 3) -> dict[str, Any]:
     return {f"n{number}": node(number, nodes) for number in range(1, nodes + 1)}
+
+
+def picture_of(facts: dict[str, Any], fresh: tuple[str, ...] | None = None, max_age: float = 3600) -> dict[str, Any]:
+    """By default this run gathered all facts."""
+    return _topology.build_picture(facts, facts if fresh is None else fresh, NOW, max_age, CONTROLLER)
+
+
+def planned_peers(name: str, facts: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
+    entries = _topology.plan_node(name, facts[name], picture, SERVICES)["maps"]["peers"]
+    return {entry["key"]: entry["value"] for entry in entries}
 
 
 def test_workloads_come_from_host_routes_to_matching_interfaces() -> None:
@@ -91,7 +108,7 @@ def test_an_uplink_that_does_not_exist_is_refused_and_a_glob_without_match_is_no
 
 def test_peers_are_the_other_nodes_and_what_is_routed_through_them() -> None:
     facts = cluster()
-    planned = _topology.plan_node("n1", facts["n1"], _topology.build_picture(facts), SERVICES)
+    planned = _topology.plan_node("n1", facts["n1"], picture_of(facts), SERVICES)
     peers = {entry["key"]: entry["value"] for entry in planned["maps"]["peers"]}
     assert peers == {
         "198.18.0.11/32": {"uplink": 0, "mtu": 0, "next_hop": "::"},  # its own: never a peer
@@ -104,7 +121,7 @@ def test_peers_are_the_other_nodes_and_what_is_routed_through_them() -> None:
 
 def test_the_reply_side_is_attached_first() -> None:
     facts = cluster()
-    planned = _topology.plan_node("n1", facts["n1"], _topology.build_picture(facts), SERVICES)
+    planned = _topology.plan_node("n1", facts["n1"], picture_of(facts), SERVICES)
     assert [attachment["interface"] for attachment in planned["attachments"]] == ["cali1", "ens47f1"]
     assert [entry["value"] for entry in planned["maps"]["devices"]] == [2, 5]
 
@@ -113,7 +130,7 @@ def test_an_uplink_that_only_leads_to_peers_is_found_by_route_unless_the_user_ch
     facts = cluster(2)
     facts["n1"]["interfaces"].append(interface("ens9", 9, "203.0.113.1/24"))
     facts["n1"]["routes"].append(route("198.18.0.12", "ens9"))
-    picture = _topology.build_picture(facts)
+    picture = picture_of(facts)
     assert _topology.plan_node("n1", facts["n1"], picture, SERVICES)["uplinks"] == ["ens47f1", "ens9"]
     facts["n1"]["uplinks_by_route"] = False
     planned = _topology.plan_node("n1", facts["n1"], picture, SERVICES)
@@ -123,21 +140,87 @@ def test_an_uplink_that_only_leads_to_peers_is_found_by_route_unless_the_user_ch
 
 def test_every_planned_entry_fits_its_schema() -> None:
     facts = cluster()
-    planned = _topology.plan_node("n2", facts["n2"], _topology.build_picture(facts), SERVICES)
+    planned = _topology.plan_node("n2", facts["n2"], picture_of(facts), SERVICES)
     for name, entries in planned["maps"].items():
         key, value = SCHEMAS[name]
         assert len(encode_entries(in_blocks(entries), Codec(key, "key"), Codec(value, "value"))) == len(entries), name
 
 
 def test_two_nodes_with_one_address_are_refused_by_name() -> None:
-    facts = {"n1": node(1), "n1-again": node(1)}
-    with pytest.raises(OverlayError, match=r"n1 and n1-again.*198\.18\.0\.11"):
-        _topology.build_picture(facts)
+    facts = {"n1": node(1), "other": {**node(2), "uplinks": node(1)["uplinks"]}}
+    with pytest.raises(OverlayError, match=r"n1 and other.*198\.18\.0\.11"):
+        picture_of(facts)
 
 
-def test_nodes_without_facts_are_named() -> None:
-    picture = _topology.build_picture({"n1": node(1), "n2": None})
-    assert _topology.missing(["n1", "n3", "n2"], picture) == ["n2", "n3"]
+def test_one_machine_under_two_names_is_refused_and_clones_are_not() -> None:
+    facts = cluster(2)
+    facts["n2"]["identity"] = {**facts["n1"]["identity"], "boot_id": "boot-2"}  # a clone
+    assert sorted(picture_of(facts)["nodes"]) == ["n1", "n2"]
+    facts["n2"]["identity"] = facts["n1"]["identity"]
+    with pytest.raises(OverlayError, match=r"n1 and n2.*one machine"):
+        picture_of(facts)
+    for name in facts:
+        facts[name]["identity"] = {"machine_id": "", "boot_id": "boot"}  # it has none: nothing is known
+    assert sorted(picture_of(facts)["nodes"]) == ["n1", "n2"]
+
+
+def test_a_node_with_the_facts_of_the_controller_is_refused_unless_it_is_the_controller() -> None:
+    facts = cluster(2)
+    facts["n1"]["identity"] = {"machine_id": "f" * 32, "boot_id": "boot-f"}
+    assert sorted(picture_of(facts)["nodes"]) == ["n1", "n2"]
+    facts["n1"]["addresses"] = ["192.0.2.1"]
+    with pytest.raises(OverlayError, match=r"node n1.*controller"):
+        picture_of(facts)
+
+
+def test_a_kernel_that_is_too_old_is_refused_before_anything_is_done() -> None:
+    facts = cluster(2)
+    facts["n2"] |= {"capabilities": {"supported": False}, "kernel": {"release": "5.4.0-200-generic"}}
+    with pytest.raises(OverlayError, match=r"node n2.*5\.4\.0-200-generic is older than Linux 5\.10"):
+        picture_of(facts)
+
+
+def test_nodes_without_facts_or_with_old_ones_are_named() -> None:
+    facts: dict[str, Any] = {**cluster(3), "n4": None}
+    facts["n2"]["gathered_at"] = facts["n3"]["gathered_at"] = NOW - 7200
+    picture = picture_of(facts, fresh=("n3",))
+    assert sorted(picture["nodes"]) == ["n1", "n3"]
+    assert picture["missing"] == {"n2": "facts are 2.0 h old", "n4": "no facts"}
+
+
+@given(st.integers(2, 8), st.data())
+def test_a_node_that_is_missing_shrinks_nobodys_map(nodes: int, data: st.DataObject) -> None:
+    facts = cluster(nodes)
+    before = {name: planned_peers(name, facts, picture_of(facts)) for name in facts}
+    lost = data.draw(st.sets(st.sampled_from(sorted(facts)), min_size=1))
+    for name in facts:
+        known = [{"key": key, "value": value} for key, value in before[name].items() if value["uplink"]]
+        facts[name]["known_peers"] = known
+        # Routes of nodes that are gone may be gone too.
+        if data.draw(st.booleans()):
+            facts[name]["routes"] = facts[name]["routes"][:3]
+    picture = picture_of({name: None if name in lost else facts[name] for name in facts})
+    for name in set(facts) - lost:
+        assert planned_peers(name, facts, picture) == before[name]
+
+
+@given(st.integers(2, 8), st.data())
+def test_a_node_that_was_removed_leaves_no_entry(nodes: int, data: st.DataObject) -> None:
+    facts = cluster(nodes)
+    removed = data.draw(st.sampled_from(sorted(facts)))
+    before = {name: planned_peers(name, facts, picture_of(facts)) for name in facts}
+    left = {name: facts[name] for name in facts if name != removed}
+    theirs = {f"198.18.0.{10 + int(removed[1:])}/32", f"10.244.{removed[1:]}.0/24"}
+    for name, node_facts in left.items():
+        node_facts["known_peers"] = [{"key": key, "value": value} for key, value in before[name].items()]
+        assert set(before[name]) - set(planned_peers(name, left, picture_of(left))) == theirs
+
+
+def test_a_peer_whose_interface_is_gone_is_not_kept() -> None:
+    facts = cluster(2)
+    value = {"uplink": 77, "mtu": 1500, "next_hop": "::"}
+    facts["n1"]["known_peers"] = [{"key": "192.0.2.1/32", "value": value}]
+    assert "192.0.2.1/32" not in planned_peers("n1", facts, picture_of({"n1": facts["n1"], "n2": None}))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +258,7 @@ def test_a_route_is_found_as_a_linear_search_finds_it(prefixes: list[tuple[str, 
 @given(st.integers(2, 12))
 def test_every_node_knows_every_other_and_never_itself(nodes: int) -> None:
     facts = cluster(nodes)
-    picture = _topology.build_picture(facts)
+    picture = picture_of(facts)
     for number in range(1, nodes + 1):
         planned = _topology.plan_node(f"n{number}", facts[f"n{number}"], picture, SERVICES)
         peers = {entry["key"]: entry["value"]["uplink"] for entry in planned["maps"]["peers"]}

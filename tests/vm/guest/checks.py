@@ -59,7 +59,8 @@ def facts(story: Story) -> None:
     workload = story.network.workload
     found = {(entry["address"], entry["interface"]) for entry in told["workloads"]}
     expect(found == {(a, workload.host_interface) for a in (workload.ipv4, workload.ipv6)}, f"workloads {found}")
-    picture = _topology.build_picture({"here": told, "there": peer_facts()})
+    both = {"here": told, "there": peer_facts()}
+    picture = _topology.build_picture(both, fresh=both)
     story.plan = _topology.plan_node("here", told, picture, SERVICES)
     made("overlay_packages", changes=False, packages=PACKAGES)
     story.pristine = state()

@@ -104,7 +104,11 @@ class Network:
 
 def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
     """What the picture of the cluster needs of node 2."""
-    return {"uplinks": [{"addresses": [f"{node.ipv4}/24", f"{node.ipv6}/64"]}]}
+    return {
+        "uplinks": [{"addresses": [f"{node.ipv4}/24", f"{node.ipv6}/64"]}],
+        "identity": {},
+        "capabilities": {"supported": True},
+    }
 
 
 def _answers(endpoint: Endpoint) -> bool:

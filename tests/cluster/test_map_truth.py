@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever is wrong with the facts, no map loses or gains a wrong entry: the run is right, or it stops with names.
+
+The tests of this file build on one another, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet import play
+from lab import paths
+from lab.api import Lab, Node
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+
+CACHE = "ANSIBLE_CACHE_PLUGIN_CONNECTION"
+Maps = dict[str, dict[str, Any]]
+
+
+def entries(node: Node) -> Maps:
+    """The entries of the maps that facts fill; none where no overlay is."""
+    found = {}
+    for name in ("ifindex_map", "peers", "devices"):
+        key, value = (Codec(schema, what) for schema, what in zip(SCHEMAS[name], ("key", "value"), strict=True))
+        with opened(f"/proc/{node.pid}/root{PIN_DIR}/{name}") as pinned:
+            raw = pinned.read(lambda copies: copies[0]) if pinned else {}
+            found[name] = {str(key.decode(k)): value.decode(v) for k, v in raw.items()}
+    return found
+
+
+def maps(lab: Lab) -> dict[str, Maps]:
+    return {node.name: entries(node) for node in lab.nodes.values()}
+
+
+def of_node(lab: Lab, number: int) -> set[str]:
+    """What other nodes' map of peers must hold of a node."""
+    plan = lab.nodes[number].plan
+    return {f"{plan.ipv4}/32", f"{plan.ipv6}/128", plan.pods_ipv4, plan.pods_ipv6}
+
+
+def site(
+    folder: Path, *options: str, hosts: Mapping[str, Any] | None = None, without: str = "", **variables: Any
+) -> play.Run:
+    """site.yml on the lab's inventory, with more ``hosts`` in the group and ``without`` one of its own."""
+    inventory = yaml.safe_load(paths.INVENTORY.read_text(encoding="utf-8"))
+    group = inventory["overlay_nodes"]
+    group["vars"]["ansible_ssh_private_key_file"] = str(paths.KEY)
+    for name, values in (hosts or {}).items():
+        group["hosts"][name] = {**group["hosts"].get(name, {}), **values}
+    group["hosts"].pop(without, None)
+    path = folder / "inventory.yml"
+    path.write_text(json.dumps(inventory), encoding="utf-8")
+    return play.playbook("site.yml", *options, variables={"overlay_batches": ["100%"], **variables}, inventory=path)
+
+
+def assert_refused(done: play.Run, *names: str) -> None:
+    assert done.code != 0
+    assert done.changes == set(), done.output
+    told = done.output.partition("PLAY RECAP")[0]
+    for name in names:
+        assert name in told, done.output
+
+
+@pytest.fixture(scope="module")
+def lab(ready_lab: Lab) -> Lab:
+    return ready_lab
+
+
+def test_a_node_that_joins_comes_to_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
+    site(tmp_path, without="ovl-n3").succeeded()
+    before = maps(lab)
+    assert of_node(lab, 2) <= set(before["ovl-n1"]["peers"])
+    assert not of_node(lab, 3) & set(before["ovl-n1"]["peers"])
+    site(tmp_path).succeeded()
+    after = maps(lab)
+    for number, other in ((1, 2), (2, 1)):
+        former, now = before[f"ovl-n{number}"]["peers"], after[f"ovl-n{number}"]["peers"]
+        assert former.items() <= now.items()
+        assert of_node(lab, 3) | of_node(lab, other) <= set(now)
+    assert of_node(lab, 1) | of_node(lab, 2) <= set(after["ovl-n3"]["peers"])
+
+
+def test_limit_without_facts_of_the_others_is_refused(lab: Lab, tmp_path: Path) -> None:
+    before = maps(lab)
+    assert_refused(site(tmp_path, "--limit", "ovl-n1"), "ovl-n2 (no facts)", "ovl-n3 (no facts)")
+    assert maps(lab) == before
+
+
+def test_limit_that_keeps_purges_nothing(lab: Lab, tmp_path: Path) -> None:
+    before = maps(lab)
+    done = site(
+        tmp_path, "--limit", "ovl-n1", overlay_unreachable_policy="keep", overlay_services=[{"port": 9090}]
+    ).succeeded()
+    assert {host for host, _task in done.changes} == {"ovl-n1"}
+    assert maps(lab) == before
+
+
+def test_cached_facts_serve_a_limited_run_until_they_are_old(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN", "jsonfile")
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    site(tmp_path).succeeded()
+    before = maps(lab)
+    assert site(tmp_path, "--limit", "ovl-n1").succeeded().changes == set()
+    assert_refused(site(tmp_path, "--limit", "ovl-n1", overlay_facts_max_age=1), "ovl-n2 (facts are", "ovl-n3 (facts")
+    assert maps(lab) == before
+
+
+@pytest.mark.parametrize(
+    ("hosts", "names"),
+    [
+        ({"ovl-twin": {"ansible_host": "198.18.0.11"}}, ("ovl-n1 and ovl-twin", "198.18.0.11")),
+        ({"ovl-n2": {"ansible_connection": "local"}}, ("node ovl-n2", "those of the controller")),
+        ({"localhost": {"ansible_connection": "local"}, "ovl-n2": {"ansible_connection": "local"}}, ("ovl-n2",)),
+    ],
+    ids=["two hosts with one address", "connection that leaked", "localhost"],
+)
+def test_facts_of_the_wrong_machine_are_refused(
+    lab: Lab, tmp_path: Path, hosts: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    before = maps(lab)
+    assert_refused(site(tmp_path, hosts=hosts), *names)
+    assert maps(lab) == before
+
+
+def test_dead_node_is_refused_by_name_or_kept(lab: Lab, tmp_path: Path) -> None:
+    before = maps(lab)
+    lab.nodes[3].stop()
+    try:
+        assert_refused(site(tmp_path), "ovl-n3 (no facts)")
+        done = site(tmp_path, overlay_unreachable_policy="keep", overlay_services=[{"port": 7070}])
+        assert done.code != 0
+        assert {host for host, _task in done.changes} == {"ovl-n1", "ovl-n2"}
+        for name in ("ovl-n1", "ovl-n2"):
+            assert entries(lab.nodes[int(name[-1])]) == before[name]
+    finally:
+        lab.nodes[3].start()
+
+
+def test_node_that_is_taken_out_leaves_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
+    before = {name: found["peers"] for name, found in maps(lab).items()}
+    site(tmp_path, without="ovl-n3", overlay_unreachable_policy="keep").succeeded()
+    for number, other in ((1, 2), (2, 1)):
+        now = entries(lab.nodes[number])["peers"]
+        gone = set(before[f"ovl-n{number}"]) - set(now)
+        assert of_node(lab, 3) <= gone
+        assert now.items() <= before[f"ovl-n{number}"].items()
+        assert of_node(lab, other) <= set(now)

@@ -386,7 +386,8 @@ def test_processors_that_work_at_once_leave_no_record_that_is_wrong(overlay: Dat
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(CPUS)
-    valid, wrong = 0, []
+    valid = 0
+    wrong: list[Any] = []
     for record in every_record(overlay):
         flow = overlay.get("flows", record["key"])
         same = flow is not None and all(record[name] == flow[name] for name in SHARED)

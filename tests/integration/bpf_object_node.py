@@ -173,7 +173,7 @@ class Node:
         return ["nsenter", "-t", str(self.pid), "-m", "--", *command]
 
     def command(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self._enter(*command), text=True, capture_output=True, check=check, timeout=60)
+        return subprocess.run(self._enter(*command), text=True, capture_output=True, check=check, timeout=300)
 
     def start_server(self, *wrapper: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -188,7 +188,7 @@ class Node:
         """(what the child wrote, its wait status)."""
         line = json.dumps(request) + "\n"
         if wrapper:
-            answer = self.start_server(*wrapper).communicate(line, timeout=60)[0]
+            answer = self.start_server(*wrapper).communicate(line, timeout=300)[0]
         else:
             self.server = self.server or self.start_server()
             assert self.server.stdin is not None

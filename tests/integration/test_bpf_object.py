@@ -353,7 +353,7 @@ def test_source_is_found_on_the_controller(target: Node, source: Path, tmp_path:
             ["nsenter", "-t", str(target.pid), "-m", "--", sys.executable, "-m", "ansible.cli.playbook",
              str(play / "play.yml"), "-i", "localhost,", "-c", "local", "-e", f'{{"expected": {outcome}}}',
              "-e", f"ansible_python_interpreter={sys.executable}"],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=300,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
                  "ANSIBLE_COLLECTIONS_PATH": f"{ROOT}/collections"},
         )  # fmt: skip

@@ -91,7 +91,7 @@ class Store:
 
     def exists(self) -> bool:
         """Whether anything is there, or was left by a crash."""
-        return os.path.lexists(self.root) or os.path.lexists(self._gone)
+        return os.path.isdir(self.root) or os.path.isdir(self._gone)
 
     def _add(self, generation: Generation, runtime: bytes) -> None:
         folder = os.path.join(self._generations, str(generation.number))

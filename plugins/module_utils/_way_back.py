@@ -27,6 +27,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store imp
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Call, History, calls_to
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Control
 from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm, ready
 
 LOCK = "/run/ebpf-overlay-generation.lock"
@@ -129,12 +130,20 @@ def restore(store: Store, destination: Destination) -> None:
     store.confirm(number, destination.by, destination.left)
 
 
+def _control() -> Control | None:
+    """None also for an entry that cannot be read: a node that is broken must find its way back all the more."""
+    try:
+        return read_control(PIN_DIR)
+    except OverlayError:
+        return None
+
+
 def was_on(history: History) -> bool:
     """Whether the overlay was on before the attempt that waits, or is on now if none waits.
 
     Once somebody has switched it off meanwhile, it is not for an attempt that is over to switch it on again.
     """
-    control = read_control(PIN_DIR)
+    control = _control()
     if history.attempt:
         return history.attempt.was_on and (control is None or control.mode != "off")
     return bool(control and control.effective(time.monotonic_ns()) == "on")
@@ -163,7 +172,7 @@ def overdue(attempt: Attempt) -> bool:
     now = time.monotonic_ns()
     if attempt.boot != boot_id() or now >= attempt.deadline:
         return True
-    control = read_control(PIN_DIR)
+    control = _control()
     return bool(control and control.generation == attempt.number and 0 < control.deadline <= now)
 
 

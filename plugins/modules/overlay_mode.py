@@ -36,7 +36,9 @@ options:
     type: float
     default: 10
   force:
-    description: Switch off at once. Known flows are cut loose; how many is returned as RV(cut_loose).
+    description:
+      - Switch off at once, even while another run holds the lock of the node.
+      - Known flows are cut loose; how many is returned as RV(cut_loose).
     type: bool
     default: false
   generation:
@@ -115,6 +117,7 @@ cut_loose:
   sample: 0
 """
 
+import contextlib
 import time
 from typing import Any
 
@@ -218,7 +221,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         if wanted.mode == "off":
             told["cut_loose"] = max(left - told["handed_over"], 0)
 
-    with one_run():
+    # Whoever forces it off does not wait for a run that hangs: it is one write, which nothing can tear.
+    with contextlib.nullcontext() if wanted.mode == "off" and wanted.force else one_run():
         planned = converge(module, observe_first, lambda observed: plan_mode(wanted, observed, pin_dir), apply)
     return {**planned.result, **told, "changed": bool(planned.operations), "diff": planned.diff}
 

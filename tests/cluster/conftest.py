@@ -14,8 +14,8 @@ from lab.api import Lab
 LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
 
 
-def bring_up(base: str, nodes: int = 3, workloads: int = 2) -> Lab:
-    command = [LAB, "up", "--nodes", str(nodes), "--workloads", str(workloads), "--base", base]
+def bring_up(base: str, nodes: int = 3, workloads: int = 2, *options: str) -> Lab:
+    command = [LAB, "up", "--nodes", str(nodes), "--workloads", str(workloads), "--base", base, *options]
     subprocess.run(list(map(str, command)), check=True)
     return Lab.load()
 

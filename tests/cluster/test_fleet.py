@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fleet import play, state
-from fleet.generation import dump, history, pending, recorded
+from fleet.generation import dump, history, pending, recorded, takes_the_overlay
 from lab.api import Lab
 
 SITE = "site.yml"
@@ -53,8 +53,20 @@ def test_failure_in_a_later_batch_takes_the_canary_back_too(lab: Lab, tmp_path: 
     assert "ovl-n1: was rolled out, and taken back" in done.output
 
 
+def test_nothing_to_probe_fails_where_a_probe_is_required(lab: Lab) -> None:
+    nobody_listens = {"overlay_services": [{"port": 9}], "overlay_probe_required": True}
+    done = play.playbook(SITE, variables=nobody_listens)
+    told = " ".join(done.output.split()).replace("''", "'")
+    assert done.code != 0
+    assert "ovl-n1: FAILED at 'Say what was probed'" in told
+    assert "Nothing was probed: 10.244.1.11:9" in told
+    assert "refused the connection, and overlay_probe_required is set" in told
+    assert [history(node)["number"] for node in lab.nodes.values()] == [0, 0, 0]
+
+
 def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp_path: Path) -> None:
-    play.playbook(SITE).succeeded()
+    predicted = play.playbook(SITE, "--check", "--diff").succeeded()
+    assert play.playbook(SITE).succeeded().changes == predicted.changes
     before = {node.name: dump(node) for node in lab.nodes.values()}
     assert before["ovl-n1"]["history"]["number"] == 1
     (tmp_path / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
@@ -64,4 +76,34 @@ def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp
     assert {node.name: recorded(dump(node)) for node in lab.nodes.values()} == {
         name: recorded(seen) for name, seen in before.items()
     }
+    assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()
     assert play.playbook(SITE).succeeded().changes == set()
+
+
+LOCK = "/run/ebpf-overlay.lock"
+LIBRARIES = "/usr/lib/python3/dist-packages"
+
+
+def test_disable_switches_off_a_node_that_is_otherwise_broken(lab: Lab) -> None:
+    """Pins lost, history corrupt, a lock that nobody releases, no library: off all the same, and site.yml repairs."""
+    nodes = lab.nodes
+    assert all(takes_the_overlay(node, nodes[number % 3 + 1]) for number, node in nodes.items())
+    nodes[1].run(["rm", "-r", "/sys/fs/bpf/ebpf-overlay"])
+    nodes[2].run(["sh", "-c", f"echo '{{' >/var/lib/ebpf-overlay/confirmed.json; : >{LOCK}"])
+    holder = nodes[2].popen(["flock", LOCK, "sleep", "600"])
+    nodes[3].run(["sh", "-c", f"cd {LIBRARIES}; mv bcc bcc.away; mv pyroute2 pyroute2.away"])
+    try:
+        predicted = play.playbook("playbooks/disable.yml", "--check", "--diff")
+        assert takes_the_overlay(nodes[1], nodes[2])
+        done = play.playbook("playbooks/disable.yml").succeeded()
+        assert {host for host, _task in done.changes} == {node.name for node in nodes.values()}
+        assert {host for host, _task in predicted.changes} == {host for host, _task in done.changes}
+        assert "The pins in /sys/fs/bpf/ebpf-overlay are gone" in " ".join(done.output.split())
+        assert not any(takes_the_overlay(node, nodes[number % 3 + 1]) for number, node in nodes.items())
+        assert play.playbook("playbooks/disable.yml").succeeded().changes == set()
+    finally:
+        nodes[3].run(["sh", "-c", f"cd {LIBRARIES}; mv bcc.away bcc; mv pyroute2.away pyroute2"])
+        nodes[2].run(["pkill", "-x", "sleep"], check=False)
+        holder.wait()
+    play.playbook(SITE).succeeded()
+    assert all(takes_the_overlay(node, nodes[number % 3 + 1]) for number, node in nodes.items())

@@ -27,18 +27,18 @@ def mend(node: Node) -> None:
 
 @contextlib.contextmanager
 def cut_at(node: Node, task: str, batch: int = 1) -> Iterator[Callable[[str], None]]:
-    """A follower of a run's output that cuts the node when the task begins in that batch; the block mends it."""
+    """To be told of each task that begins; cuts the node at that one, in that batch. The end of the block mends it."""
     left = batch
 
-    def follow(line: str) -> None:
+    def begun(name: str) -> None:
         nonlocal left
-        if line.startswith("TASK [") and f"{task}]" in line:
+        if name == task:
             left -= 1
             if left == 0:
                 cut(node)
 
     try:
-        yield follow
+        yield begun
         assert left <= 0, f"task {task} did not begin in batch {batch}"
     finally:
         mend(node)

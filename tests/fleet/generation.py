@@ -31,9 +31,8 @@ def history(node: Node) -> dict[str, Any]:
 
 def pending(node: Node) -> bool:
     """Whether an attempt waits for confirmation, or a process for the attempt."""
-    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline"
-    listed = node.run(["sh", "-c", script], check=False)
-    return bool(listed.stdout.strip())
+    script = f"ls {STATE}/attempt.json; grep -sl runtime[.]zip /proc/[0-9]*/cmdline; true"
+    return bool(node.run(["sh", "-c", script]).stdout.strip())
 
 
 def settled(lab: Lab, timeout: float) -> None:

@@ -70,10 +70,22 @@ def playbook(
     *options: str,
     variables: Mapping[str, Any] | None = None,
     follow: Follow | None = None,
+    begun: Follow | None = None,
     inventory: Path = INVENTORY,
 ) -> Run:
-    """``ansible-playbook name`` from the clone, by default on the lab's inventory."""
-    return run(BIN / "ansible-playbook", "-i", inventory, name, *options, variables=variables, follow=follow)
+    """``ansible-playbook name`` from the clone, by default on the lab's inventory.
+
+    ``begun`` gets the name of every task when it begins; the output is then Ansible's own.
+    """
+    command: list[str | Path] = [BIN / "ansible-playbook", "-i", inventory, name, *options]
+    if begun is None:
+        return run(*command, variables=variables, follow=follow)
+
+    def tell(line: str) -> None:
+        if line.startswith("TASK ["):
+            begun(line.partition("[")[2].rpartition("]")[0].rpartition(" : ")[2])
+
+    return run(*command, variables=variables, follow=tell, callback="default")
 
 
 def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:
@@ -83,10 +95,16 @@ def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *op
     return done.results[-1]
 
 
-def run(*command: str | Path, variables: Mapping[str, Any] | None = None, follow: Follow | None = None) -> Run:
+def run(
+    *command: str | Path,
+    variables: Mapping[str, Any] | None = None,
+    follow: Follow | None = None,
+    callback: str | None = None,
+) -> Run:
     """A command of Ansible, in the clone's folder, with every result recorded.
 
-    ``follow`` gets every line as it comes. The run is killed after TIMEOUT seconds.
+    ``callback``: what prints, the clone's own by default. ``follow`` gets every line as it comes. The run is killed
+    after TIMEOUT seconds.
     """
     with tempfile.TemporaryDirectory(prefix="ovl-play-") as folder:
         record = Path(folder) / "record"
@@ -103,6 +121,7 @@ def run(*command: str | Path, variables: Mapping[str, Any] | None = None, follow
             "ANSIBLE_NOCOLOR": "1",
             "OVERLAY_RECORD": str(record),
             "PYTHONPATH": "",
+            **({"ANSIBLE_STDOUT_CALLBACK": callback} if callback else {}),
         }
         with subprocess.Popen(
             [*map(str, command), *extra], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,

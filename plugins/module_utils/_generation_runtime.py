@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the code that makes a node one of its generations, before it is kept on the node."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _way_back
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import python
+
+
+class Runtime:
+    """The code that makes calls, as a file for as long as the module runs."""
+
+    def __init__(self, packed: str | None) -> None:
+        if not packed:
+            raise OverlayError(
+                "start", "runtime", "it is not given", "Call this module from a playbook: its action plugin packs it."
+            )
+        self.content = base64.b64decode(packed)
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[str]:
+        with tempfile.NamedTemporaryFile(prefix="ebpf-overlay-", suffix=".zip") as stream:
+            stream.write(self.content)
+            stream.flush()
+            yield stream.name
+
+    def call(self, *arguments: str, given: Any) -> dict[str, Any]:
+        """Raises :class:`OverlayError`, that of the program where it told one."""
+        with self._file() as path:
+            command = [python(), path, *arguments]
+            done = subprocess.run(
+                command, input=json.dumps(given), text=True, capture_output=True, check=False, cwd="/"
+            )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        except (ValueError, IndexError):
+            answer = {"failed": True}
+        if answer.get("failed"):
+            parts = answer.get("error") or {
+                "doing": arguments[0],
+                "target": "a generation",
+                "reason": done.stderr.strip()[-500:] or f"ended with {done.returncode}",
+                "advice": "Look at the node.",
+            }
+            raise OverlayError(*(parts[name] for name in ("doing", "target", "reason", "advice")))
+        return answer
+
+    def rehearse(self, calls: Any) -> tuple[dict[str, Any], ...]:
+        """In this process where its interpreter is the one that the modules need: a second one takes longer to start
+        than all the calls together."""
+        if os.path.realpath(sys.executable) != os.path.realpath(python()):
+            return tuple(self.call("rehearse", given=list(calls))["differences"])
+        with self._file() as path:
+            for name, package in list(sys.modules.items()):
+                if name.partition(".")[0] in ("ansible", "ansible_collections") and hasattr(package, "__path__"):
+                    package.__path__.append(f"{path}/{name.replace('.', '/')}")
+            return tuple(_way_back.rehearse(calls))

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real failure at every step of the role in turn: nobody else changes, and the node is what it was.
+
+``make test`` fails steps of each kind once, on the canary. A soak fails every step, in a later batch too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import play
+from fleet.datapath import SOAK, Datapath
+from fleet.generation import dump, history, pending, recorded
+from lab.api import Lab, Node
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+
+SITE = "site.yml"
+STATE = "/var/lib/ebpf-overlay"
+UPGRADE = {"overlay_services": [{"port": 8080}, {"port": 9090}], "overlay_batches": [1, "100%"]}
+BATCHES = [1, 2] if SOAK else [1]
+
+Act = Callable[[Node], Any]
+
+
+def nothing(_node: Node) -> None:
+    """No need."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """``task``: the one that fails. ``at``: the task at whose beginning the trouble begins, none for before the run.
+
+    ``reason``: what the message says. ``undone_at``: the task at whose beginning the trouble is over again.
+    """
+
+    task: str
+    reason: str
+    begin: Act = nothing
+    end: Act = nothing
+    at: str = ""
+    undone_at: str = ""
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.task.split(',')[0]}: {self.reason}"
+
+
+def shell(script: str) -> Act:
+    return lambda node: node.run(["sh", "-c", script])
+
+
+def on_host(*command: str) -> Act:
+    """A tool of the machine's in the node's network; WORKLOAD and UPLINK stand for interfaces."""
+
+    def act(node: Node) -> None:
+        names = {"WORKLOAD": node.workloads[1].host_interface, "UPLINK": node.uplink}
+        node.host_run([names.get(word, word) for word in command])
+
+    return act
+
+
+def take_the_priority(node: Node) -> None:
+    interface = node.workloads[1].host_interface
+    node.host_run(["tc", "qdisc", "add", "dev", interface, "clsact"])
+    match = ["protocol", "ip", "u32", "match", "ip", "dst", "203.0.113.7/32", "flowid", "1:7"]
+    node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "1", *match])
+
+
+def freeze_services(node: Node) -> None:
+    """No process may write to the map from now on; nobody can take that back."""
+    bpf.map_freeze(bpf.obj_get(f"{Datapath(node).pins}/services"))
+
+
+BEGIN = "Compare with what the node is, and begin a generation if it differs"
+INSTALL = "Install bcc, pyroute2 and the UAPI headers"
+MOUNT = "Mount the bpffs"
+BUILD = "Build and load the datapath"
+FILL = "Fill the maps"
+ATTACH = "Attach the programs, the reply side first"
+TELL = "Tell the datapath which interfaces carry it"
+SWITCH = "Switch the overlay on"
+CONFIRM = "Confirm the generation"
+CONNECT = "Connect to the services of this node's workloads from another node"
+
+# On nodes without the overlay.
+FIRST = [
+    Trouble(BEGIN, "record the attempt", shell(f"touch {STATE}"), shell(f"rm {STATE}")),
+    Trouble(
+        INSTALL, "linux-libc-dev",
+        shell("dpkg --purge --force-depends linux-libc-dev; mv /etc/apt/sources.list /root/"),
+        shell("mv /root/sources.list /etc/apt/; apt-get -qq update; apt-get -qq install linux-libc-dev"),
+    ),
+    Trouble(ATTACH, "priority", take_the_priority, on_host("tc", "qdisc", "del", "dev", "WORKLOAD", "clsact")),
+]  # fmt: skip
+
+# On nodes that are at generation 1. The last one leaves a node that needs a new map.
+SECOND = [
+    Trouble(BUILD, "nothing", variables={"node_source": "overlay.c"}),
+    Trouble(
+        ATTACH, "ENODEV",
+        on_host("ip", "link", "set", "dev", "WORKLOAD", "name", "gone"),
+        on_host("ip", "link", "set", "dev", "gone", "name", "WORKLOAD"),
+        at=ATTACH, undone_at="Note the failure",
+    ),
+    Trouble(
+        SWITCH, "No datapath is loaded", shell("rm /sys/fs/bpf/ebpf-overlay/control"), at=SWITCH,
+        variables={"overlay_redirect": "neigh"},
+    ),
+    Trouble(
+        "Refuse a probe that did not take the overlay", "did not redirect a single packet",
+        on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,
+    ),
+    Trouble(CONFIRM, "the node went back", variables={"overlay_lease": 2, "overlay_probe_tasks": "slow"}),
+    Trouble(FILL, "EPERM", freeze_services),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(ready_lab: Lab) -> Lab:
+    return ready_lab
+
+
+@pytest.fixture(scope="module")
+def upgraded_lab(lab: Lab) -> Lab:
+    play.playbook(SITE, variables={"overlay_batches": ["100%"]}).succeeded()
+    return lab
+
+
+def follower(trouble: Trouble, node: Node, batch: int) -> Callable[[str], None]:
+    left = batch
+
+    def begun(task: str) -> None:
+        nonlocal left
+        if task == trouble.at:
+            left -= 1
+            if left == 0:
+                trouble.begin(node)
+        if task == trouble.undone_at:
+            trouble.end(node)
+
+    return begun
+
+
+def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) -> None:
+    node = lab.nodes[batch]
+    (folder / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
+    (folder / "slow").write_text("- name: Wait\n  ansible.builtin.pause: {seconds: 3}\n", encoding="utf-8")
+    files = {name: str(folder / value) for name, value in trouble.variables.items() if value in ("overlay.c", "slow")}
+    before = {node.name: recorded(dump(node)) for node in lab.nodes.values()}
+    if not trouble.at:
+        trouble.begin(node)
+        before[node.name] = recorded(dump(node))
+    done = play.playbook(
+        SITE, variables={**UPGRADE, **trouble.variables, **files}, begun=follower(trouble, node, batch)
+    )
+    if not trouble.undone_at:
+        trouble.end(node)
+    told = " ".join(done.output.split())
+    assert done.code != 0, done.output
+    assert f"{node.name}: FAILED at '{trouble.task}'" in told.replace("''", "'"), done.output
+    assert trouble.reason in told, done.output
+    assert f"now: generation {before[node.name]['history']['number']}" in told, done.output
+    assert not any(pending(one) for one in lab.nodes.values())
+    touched = {host for host, _task in done.changes}
+    assert touched <= {one.name for number, one in lab.nodes.items() if number <= batch or batch > 1}
+    after = {one.name: recorded(dump(one)) for one in lab.nodes.values()}
+    if trouble in FIRST:
+        # The trouble itself is over: what matters is that nothing of the overlay is left.
+        assert [history(one)["number"] for one in lab.nodes.values()] == [0] * len(lab.nodes)
+        assert not any("ebpf.overlay" in line for one in after.values() for line in one["filters"])
+        assert after[node.name]["pins"] == before[node.name]["pins"]
+        del after[node.name], before[node.name]
+    assert after == before, done.output
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("trouble", FIRST if SOAK else FIRST[:2], ids=str)
+def test_first_roll_out_that_fails_at_a_step_leaves_no_trace(
+    lab: Lab, tmp_path: Path, trouble: Trouble, batch: int
+) -> None:
+    fails_and_goes_back(lab, trouble, batch, tmp_path)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("trouble", SECOND if SOAK else [SECOND[1], SECOND[2], SECOND[-1]], ids=str)
+def test_upgrade_that_fails_at_a_step_leaves_the_former_generation(
+    upgraded_lab: Lab, tmp_path: Path, trouble: Trouble, batch: int
+) -> None:
+    fails_and_goes_back(upgraded_lab, trouble, batch, tmp_path)

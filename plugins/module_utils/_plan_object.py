@@ -213,7 +213,8 @@ def _leftovers(observed: Observed, keep: frozenset[str]) -> list[str]:
 
 def _plan_intact(observed: Observed, desired: Desired) -> Plan:
     record = observed.records[0]
-    assert record is not None
+    if record is None:
+        raise AssertionError("an intact build has its record")
     swept = _leftovers(observed, frozenset()) + ([NEXT] if NEXT in observed.pins else [])
     programs = [program for name in desired.programs if (program := observed.program_pin(name))]
     return Plan(
@@ -253,7 +254,8 @@ def _plan_unbuilt(observed: Observed, desired: Desired) -> Plan:
 
 def _plan_build(observed: Observed, desired: Desired, built: Built) -> Plan:
     decisions = decide_maps(observed, built.maps, desired.on_map_change)
-    assert desired.digest is not None
+    if desired.digest is None:
+        raise AssertionError("what was built has a digest")
     record = Record(desired.digest, {program.name: program.id for program in built.programs}, built.map_ids)
     finished = observed.records[0].names if observed.records[0] else frozenset()
     new = [("map", name) for name, decision in decisions.items() if decision != CARRY]

@@ -79,6 +79,7 @@ class Place:
         command += ["-e", json.dumps({"original_interfaces": ["up0"], **variables}), *options, str(EXAMPLE / name)]
         environment = {
             **os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "HOME": "/run",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",  # with the recap that is read below
         }  # fmt: skip
         done = self.node.run(*command, check=False, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -256,7 +256,8 @@ def node(*, mounted: bool = True, preload: tuple[str, ...] = ()) -> Iterator[Nod
         script += "mount -t tmpfs tmpfs /run && mkdir /run/tmp && umount -R /sys/fs/bpf 2>/dev/null;"
         script += " mount -t bpf bpf /sys/fs/bpf &&" if mounted else ""
         keeper = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script} echo ready && exec sleep 900"],
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script} echo ready && exec cat"],
+            stdin=subprocess.PIPE,  # cat ends when this process does
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -33,9 +33,9 @@ def lab() -> Iterator[Lab]:
 
 
 def units(node: Node) -> list[str]:
-    """Our unit files, and our units that systemd knows of."""
+    """Our unit files, and our units that are active; systemd forgets one without a file when it next reloads."""
     files = node.run(["sh", "-c", "ls -d /etc/systemd/system/*/ebpf-overlay* /etc/systemd/system/ebpf-overlay*"], False)
-    listed = node.run(["systemctl", "list-units", "--all", "--no-legend", "--plain", "ebpf-overlay*"])
+    listed = node.run(["systemctl", "list-units", "--no-legend", "--plain", "ebpf-overlay*"])
     return [*files.stdout.split(), *listed.stdout.splitlines()]
 
 

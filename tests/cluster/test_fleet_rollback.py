@@ -82,7 +82,9 @@ def test_rollback_without_history_is_an_error_that_says_so(story: Story) -> None
 def test_rollback_to_the_previous_generation_under_live_connections(story: Story) -> None:
     play.playbook(SITE, variables=ONE).succeeded()
     story.seen[1] = story.dump()
-    play.playbook(SITE, variables=TWO).succeeded()
+    predicted = play.playbook(SITE, "--check", "--diff", variables=TWO).succeeded()
+    assert story.dump() == story.seen[1]
+    assert play.playbook(SITE, variables=TWO).succeeded().changes == predicted.changes
     story.seen[2] = story.dump()
     assert story.seen[1] != story.seen[2]
     with Conversations() as live, Cluster(story.lab).nothing_invalid():
@@ -96,10 +98,48 @@ def test_rollback_to_the_previous_generation_under_live_connections(story: Story
     assert "ovl-n1: rolled back from generation 2; now: generation 1" in done.output
 
 
+def restore(node: str, number: int) -> None:
+    arguments = {"state": "restored", "to": str(number), "drain_timeout": 1}
+    assert play.module(node, "ebpf.overlay.overlay_generation", arguments).changed
+
+
+def test_live_connections_outlast_going_back_and_forth_between_generations(story: Story) -> None:
+    with Conversations() as live, Cluster(story.lab).nothing_invalid():
+        for _ in range(full(20, 1)):
+            story.talk(live)
+            restore("overlay_nodes", 2)
+            story.talk(live)
+            restore("overlay_nodes", 1)
+            unharmed(live)
+    assert story.dump() == story.seen[1]
+
+
+def test_dry_runs_are_true_on_a_half_upgraded_fleet(story: Story) -> None:
+    restore("ovl-n2", 2)
+    half = story.dump()
+    assert [told["history"]["number"] for told in half.values()][:3] == [1, 2, 1]
+    predicted = play.playbook(SITE, "--check", "--diff", variables=TWO).succeeded()
+    predicted_back = play.playbook(ROLLBACK, "--check", "--diff", variables={"overlay_rollback_to": "1"}).succeeded()
+    assert story.dump() == half
+    applied = play.playbook(SITE, variables=TWO).succeeded()
+    assert applied.changes == predicted.changes
+    assert {host for host, _task in applied.changes} == set(half) - {"ovl-n2"}
+    restore("overlay_nodes", 1)
+    restore("ovl-n2", 2)
+    assert story.dump() == half
+    done = play.playbook(ROLLBACK, variables={**BRIEFLY, "overlay_rollback_to": "1"}).succeeded()
+    assert done.changes == predicted_back.changes
+    assert {host for host, _task in done.changes} == {"ovl-n2"}
+    assert story.dump() == story.seen[1]
+
+
 def test_rolling_back_twice_is_harmless(story: Story) -> None:
     """The run may be repeated for nodes that it did not reach, and takes nobody further."""
-    assert play.playbook(ROLLBACK).succeeded().changes == set()
-    assert story.dump() == story.seen[1]
+    restore("overlay_nodes", 2)
+    for changed in (set(story.seen[1]), set()):
+        done = play.playbook(ROLLBACK, variables=BRIEFLY).succeeded()
+        assert {host for host, _task in done.changes} == changed
+        assert story.dump() == story.seen[1]
 
 
 def test_generation_that_is_not_kept_is_an_error_that_says_so(story: Story) -> None:

@@ -4,54 +4,25 @@
 from __future__ import annotations
 
 import platform
-import socket
 import subprocess
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lab.api import Endpoint
 from lab.cluster import HTTP_PORT, UPLINK
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
 
+from .generations import generation
 from .modules import expect, made, refused, run, settled, state
-from .network import Network, peer_facts
-
-NEIGH, PEER = 1, 2  # as in settings.h
-PACKAGES = ["linux-libc-dev", "python3-bpfcc", "python3-pyroute2"]
-SERVICES = [{"protocol": "tcp", "port": HTTP_PORT}]
-FAST = {"uplink.to_workload", "workload.to_uplink"}
-BULK = 3_000_000  # bytes: enough for segments of 64 KiB
-
-
-@dataclass
-class Story:
-    """``expected``: the capabilities of this system. ``bundle``: the packed source of the datapath."""
-
-    expected: dict[str, bool]
-    bundle: str
-    network: Network = field(default_factory=Network)
-    pristine: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-
-    def build(self, redirect: int) -> dict[str, Any]:
-        """The arguments of ``bpf_object``."""
-        defines = {"OVERLAY_REDIRECT": redirect, "OVERLAY_CHECK_MTU": self.expected["check_mtu"]}
-        programs = ["from_uplink", "from_workload"]
-        return {"bundle": self.bundle, "pin_dir": PIN_DIR, "programs": programs, "defines": defines}
-
-    def attachments(self) -> dict[str, Any]:
-        return {"attachments": self.plan["attachments"], "purge": True}
+from .story import NEIGH, PACKAGES, PEER, Story
+from .traffic import ask, fast_path, kernel_path, seen, tracked, ways
 
 
 def facts(story: Story) -> None:
     """overlay_facts finds the network and knows what this kernel can do."""
     story.network.build()
-    told = run("overlay_facts", uplinks=[], workload_interfaces=["cali*"])["ansible_facts"]["overlay"]
+    told = story.gather()
     print(f"  {platform.release()}, Python {platform.python_version()}, {told['capabilities']}", flush=True)
     expect(told["capabilities"] == story.expected, f"capabilities {told['capabilities']}, not {story.expected}")
     expect(told["libraries"] == {"bcc": True, "pyroute2": True}, f"libraries {told['libraries']}")
@@ -59,9 +30,6 @@ def facts(story: Story) -> None:
     workload = story.network.workload
     found = {(entry["address"], entry["interface"]) for entry in told["workloads"]}
     expect(found == {(a, workload.host_interface) for a in (workload.ipv4, workload.ipv6)}, f"workloads {found}")
-    both = {"here": told, "there": peer_facts()}
-    picture = _topology.build_picture(both, fresh=both)
-    story.plan = _topology.plan_node("here", told, picture, SERVICES)
     made("overlay_packages", changes=False, packages=PACKAGES)
     story.pristine = state()
 
@@ -83,11 +51,11 @@ def maps(story: Story) -> None:
         read = run("bpf_map_info", map=path)["entries"]
         keys = sorted(str(entry["key"]) for entry in read)
         expect(keys == sorted(str(entry["key"]) for entry in entries), f"{name} holds {keys}")
-    # More than one batch of entries, and a purge of all but the first.
-    path, entries = f"{PIN_DIR}/ifindex_map", story.plan["maps"]["ifindex_map"]
-    many = [{**entries[0], "key": f"10.244.9.{number}"} for number in range(200)]
-    made("bpf_map_sync", map=path, entries=many)
-    made("bpf_map_sync", map=path, entries=entries, purge=True)
+    for name, prefix in (("ifindex_map", ""), ("peers", "/32")):
+        path, entries = f"{PIN_DIR}/{name}", story.plan["maps"][name]
+        many = [{**entries[0], "key": f"10.99.{number // 250}.{number % 250}{prefix}"} for number in range(500)]
+        made("bpf_map_sync", map=path, entries=many)
+        made("bpf_map_sync", map=path, entries=entries, purge=True)
 
 
 def attach(story: Story) -> None:
@@ -102,22 +70,22 @@ def attach(story: Story) -> None:
 
 def mode(story: Story) -> None:
     """Until the mode is on, and when a lease is over, every packet takes the kernel's path."""
-    _kernel_path(story)
+    kernel_path(story.network)
     made("overlay_mode", mode="on")
-    _fast_path(story)
+    fast_path(story.network)
     made("overlay_mode", mode="off", drain_timeout=5)
-    _kernel_path(story)
+    kernel_path(story.network)
     run("overlay_mode", mode="on", lease=1)
     time.sleep(1.1)
-    _kernel_path(story)
+    kernel_path(story.network)
     refused("overlay_mode", "lease", mode="confirm")
-    run("overlay_mode", mode="on", lease=300)
+    run("overlay_mode", mode="on", lease=3600)
     made("overlay_mode", mode="confirm")
 
 
 def neigh(story: Story) -> None:
     """bpf_redirect_neigh carries flows of both families, opened from either side."""
-    _fast_path(story)
+    fast_path(story.network)
 
 
 def peer(story: Story) -> None:
@@ -125,7 +93,21 @@ def peer(story: Story) -> None:
     made("bpf_object", **story.build(PEER))
     made("tc_bpf_attach", mechanism="clsact", **story.attachments())
     made("overlay_mode", changes=False, mode="on")
-    _fast_path(story)
+    fast_path(story.network)
+
+
+def mtu(story: Story) -> None:
+    """Packets that are too big for the way out, to the uplink or to the workload, are answered by the kernel."""
+    for size in (1400, 1500):
+        for side in (UPLINK, story.network.workload.host_interface):
+            subprocess.run(["ip", "link", "set", "dev", side, "mtu", str(size)], check=True)
+        story.gather()
+        for name in ("ifindex_map", "peers"):
+            made("bpf_map_sync", map=f"{PIN_DIR}/{name}", entries=story.plan["maps"][name], purge=True)
+        counted = fast_path(story.network)
+        if size == 1400:
+            both = counted.get("uplink.too_big") and counted.get("workload.too_big")
+            expect(both, f"nothing was too big: {counted}")
 
 
 def tcx(story: Story) -> None:
@@ -135,26 +117,28 @@ def tcx(story: Story) -> None:
         print(f"  {refused('tc_bpf_attach', 'TCX', '6.6', **wanted)}", flush=True)
         return
     made("tc_bpf_attach", **wanted)
-    _fast_path(story)
+    fast_path(story.network)
     made("tc_bpf_attach", mechanism="clsact", **story.attachments())
-    _fast_path(story)
+    fast_path(story.network)
 
 
 def off(story: Story) -> None:
     """Connections on the fast path survive the switch to off, since conntrack takes them over."""
-    before = _invalid(story)
+    before = seen(story.network, "invalid")
     with ExitStack() as stack:
-        opened = [stack.enter_context(client.connect(address, HTTP_PORT, 30)) for client, address in _ways(story)]
+        clients = ways(story.network)
+        opened = [stack.enter_context(client.connect(address, HTTP_PORT, 30)) for client, address in clients]
         for connection in opened:
-            _ask(connection)
+            ask(connection)
         told = made("overlay_mode", mode="off", drain_timeout=0.2)
         expect(told["handed_over"] == len(opened), f"{told['handed_over']} of {len(opened)} flows were handed over")
         for connection in opened:
-            _ask(connection)
+            ask(connection)
             port = connection.getsockname()[1]
-            expect(_tracked(port), f"conntrack does not know the connection from port {port}")
-    expect(_invalid(story) == before, f"{_invalid(story) - before} packets were INVALID")
-    _kernel_path(story)
+            expect(tracked(port), f"conntrack does not know the connection from port {port}")
+    after = seen(story.network, "invalid")
+    expect(after == before, f"{after - before} packets were INVALID")
+    kernel_path(story.network)
 
 
 def removal(story: Story) -> None:
@@ -165,86 +149,6 @@ def removal(story: Story) -> None:
     settled(story.pristine, "the whole")
 
 
-CHECKS = (facts, build, maps, attach, mode, neigh, peer, tcx, off, removal)
+CHECKS = (facts, build, maps, attach, mode, neigh, peer, mtu, tcx, off, removal, generation)
 # Without these nothing else can pass.
 FOUNDATIONS = (facts, build, maps, attach)
-
-
-# --- traffic ----------------------------------------------------------------------------------------------------------
-
-
-def _ways(story: Story) -> list[tuple[Endpoint, str]]:
-    """Client and server address: flows that are opened from the uplink and by the workload, of both families."""
-    workload, remote = story.network.workload, story.network.peer
-    return [
-        (client, address)
-        for client, server in ((remote, workload), (workload, remote))
-        for address in (server.ipv4, server.ipv6)
-    ]
-
-
-def _fast_path(story: Story) -> None:
-    """The overlay carries every packet, and the packet filter and conntrack see none."""
-    for client, address in _ways(story):
-        stats, forwarded, invalid = _stats(), _forwarded(story), _invalid(story)
-        port = _exchange(client, address)
-        grown = {key: value - stats.get(key, 0) for key, value in _stats().items() if value != stats.get(key, 0)}
-        what = f"{client.name} to {address}: "
-        expect(all(grown.get(name, 0) > 10 for name in FAST), f"{what}the overlay counted {grown}")
-        expect(_forwarded(story) == forwarded, f"{what}{_forwarded(story) - forwarded} packets in FORWARD; {grown}")
-        expect(_invalid(story) == invalid, f"{what}{_invalid(story) - invalid} INVALID packets")
-        expect(not _tracked(port), f"{what}conntrack knows the connection")
-
-
-def _kernel_path(story: Story) -> None:
-    """The packet filter sees every packet, and the overlay redirects none."""
-    for client, address in _ways(story):
-        stats, forwarded = _stats(), _forwarded(story)
-        _exchange(client, address)
-        after = _stats()
-        what = f"{client.name} to {address}: "
-        expect(all(after.get(name, 0) == stats.get(name, 0) for name in FAST), f"{what}the overlay redirects: {after}")
-        expect(_forwarded(story) > forwarded + 10, f"{what}FORWARD saw {_forwarded(story) - forwarded} packets")
-
-
-def _exchange(client: Endpoint, address: str) -> int:
-    """A few small answers and a big one over one connection, to its end; returns the client's port."""
-    with client.connect(address, HTTP_PORT, 30) as connection:
-        for _ in range(5):
-            _ask(connection)
-        _ask(connection, BULK)
-        port = int(connection.getsockname()[1])
-        connection.shutdown(socket.SHUT_WR)
-        expect(connection.recv(1) == b"", "the server went on after the end")
-    return port
-
-
-def _ask(connection: socket.socket, length: int = 100) -> None:
-    connection.sendall(f"GET /bytes/{length} HTTP/1.1\r\nHost: matrix\r\n\r\n".encode())
-    answer = bytearray()
-    while b"\r\n\r\n" not in answer or len(answer) < answer.index(b"\r\n\r\n") + 4 + length:
-        chunk = connection.recv(1 << 20)
-        expect(chunk, f"the connection ended after {len(answer)} bytes")
-        answer += chunk
-
-
-def _stats() -> dict[str, int]:
-    """Packets by direction and reason; none before the datapath is loaded."""
-    entries = run("bpf_map_info", map=f"{PIN_DIR}/stats")["entries"]
-    return {str(entry["key"]): int(entry["value"]["packets"]) for entry in entries}
-
-
-def _forwarded(story: Story) -> int:
-    return story.network.node.nft_counter("forwarded").packets
-
-
-def _invalid(story: Story) -> int:
-    return story.network.node.nft_counter("invalid").packets
-
-
-def _tracked(port: int) -> bool:
-    for family in ("ipv4", "ipv6"):
-        command = ["conntrack", "-L", "-f", family, "-p", "tcp", "--sport", str(port)]
-        if f"sport={port} " in subprocess.run(command, capture_output=True, text=True, check=True).stdout:
-            return True
-    return False

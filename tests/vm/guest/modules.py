@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import json
+import importlib
+import pkgutil
 import re
 import subprocess
 import time
@@ -11,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins import modules
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
 
 Result = dict[str, Any]
+# Where generations and records are kept. The files of locks stay.
+FILES = ("var/lib/ebpf-overlay*", "var/lib/ebpf-overlay*/**/*", "run/ebpf-overlay*", "run/ebpf-overlay*/**/*")
 PATIENCE = 30.0  # seconds; freed objects vanish from the kernel's lists some time after they were closed
 
 
@@ -26,6 +30,12 @@ def expect(condition: object, text: str) -> None:
     """Raises BrokenError with ``text``."""
     if not condition:
         raise BrokenError(text)
+
+
+def preload() -> None:
+    """Import the modules, so that not every run of one, which is a child of this process, compiles its source again."""
+    for found in pkgutil.iter_modules(modules.__path__, f"{modules.__name__}."):
+        importlib.import_module(found.name)
 
 
 def run(module: str, check: bool = False, **arguments: Any) -> Result:
@@ -84,13 +94,12 @@ def timeless(told: object) -> str:
 def state() -> dict[str, Any]:
     """Everything that the modules could change on this machine, in a form that can be compared."""
     return {
-        "qdiscs": tc("qdisc", "show"),
-        "filters": [tc("filter", "show", "dev", name, way) for name in interfaces() for way in ("ingress", "egress")],
+        "hooks": hooks(),
         "programs": list(ids(bpf.next_prog_id)),
         "maps": list(ids(bpf.next_map_id)),
         "links": list(ids(bpf.next_link_id)),
         "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
-        "files": sorted(str(path) for folder in ("/var/lib", "/run") for path in Path(folder).glob("ebpf-overlay*/**")),
+        "files": sorted(str(path) for pattern in FILES for path in Path("/").glob(pattern) if path.suffix != ".lock"),
         "bpffs": [line for line in Path("/proc/self/mounts").read_text().splitlines() if " bpf " in line],
     }
 
@@ -112,12 +121,11 @@ def ids(following: Callable[[int], int | None]) -> Iterator[int]:
         number = following(number)
 
 
-def interfaces() -> list[str]:
-    return sorted(path.name for path in Path("/sys/class/net").iterdir())
-
-
-def tc(*arguments: str) -> list[Any]:
-    """What tc says. An interface that has no hooks says nothing."""
-    done = subprocess.run(["tc", "-j", *arguments], capture_output=True, text=True, check=False)
-    listed: list[Any] = json.loads(done.stdout or "[]")
-    return [entry for entry in listed if entry.get("kind") != "noqueue"]
+def hooks() -> str:
+    """What tc says about qdiscs and about the filters on both sides of every interface."""
+    names = sorted(path.name for path in Path("/sys/class/net").iterdir())
+    commands = [f"filter show dev {name} {direction}" for name in names for direction in ("ingress", "egress")]
+    batch = "\n".join(["qdisc show", *commands, ""])
+    # An interface without hooks is an error to tc.
+    done = subprocess.run(["tc", "-force", "-batch", "-"], input=batch, capture_output=True, text=True, check=False)
+    return done.stdout

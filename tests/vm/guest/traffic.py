@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections between the workload and node 2, and which way their packets take through this node."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+from lab.api import Endpoint
+from lab.cluster import HTTP_PORT
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+
+from .modules import expect, run
+from .network import Network
+
+FAST = ("uplink.to_workload", "workload.to_uplink")
+BULK = 3_000_000  # bytes: enough for segments of 64 KiB
+
+
+def ways(network: Network) -> list[tuple[Endpoint, str]]:
+    """Client and server address: flows that are opened from the uplink and by the workload, of both families."""
+    workload, remote = network.workload, network.peer
+    return [
+        (client, address)
+        for client, server in ((remote, workload), (workload, remote))
+        for address in (server.ipv4, server.ipv6)
+    ]
+
+
+def fast_path(network: Network) -> dict[str, int]:
+    """The overlay carries every packet, and the packet filter and conntrack see none.
+
+    Returns how many packets the overlay counted, by direction and reason.
+    """
+    total: dict[str, int] = {}
+    for client, address in ways(network):
+        before, forwarded, invalid = stats(), seen(network, "forwarded"), seen(network, "invalid")
+        port = exchange(client, address)
+        grown = {key: value - before.get(key, 0) for key, value in stats().items() if value != before.get(key, 0)}
+        what = f"{client.name} to {address}, counted {grown}: "
+        expect(all(grown.get(name, 0) > 10 for name in FAST), f"{what}the overlay does not carry it")
+        expect(seen(network, "forwarded") == forwarded, f"{what}FORWARD saw {seen(network, 'forwarded') - forwarded}")
+        expect(seen(network, "invalid") == invalid, f"{what}{seen(network, 'invalid') - invalid} were INVALID")
+        expect(not tracked(port), f"{what}conntrack knows the connection")
+        total = {key: total.get(key, 0) + grown.get(key, 0) for key in {*total, *grown}}
+    return total
+
+
+def kernel_path(network: Network) -> None:
+    """The packet filter sees every packet, and the overlay redirects none."""
+    for client, address in ways(network):
+        before, forwarded = stats(), seen(network, "forwarded")
+        exchange(client, address)
+        after = stats()
+        what = f"{client.name} to {address}: "
+        expect(all(after.get(name, 0) == before.get(name, 0) for name in FAST), f"{what}the overlay redirects: {after}")
+        expect(seen(network, "forwarded") > forwarded + 10, f"{what}FORWARD did not see it")
+
+
+def exchange(client: Endpoint, address: str) -> int:
+    """A few small answers and a big one over one connection, to its end; returns the client's port."""
+    with client.connect(address, HTTP_PORT, 30) as connection:
+        for _ in range(5):
+            ask(connection)
+        ask(connection, BULK)
+        port = int(connection.getsockname()[1])
+        connection.shutdown(socket.SHUT_WR)
+        expect(connection.recv(1) == b"", "the server went on after the end")
+    return port
+
+
+def ask(connection: socket.socket, length: int = 100) -> None:
+    """Request so many bytes from the server, and get them."""
+    connection.sendall(f"GET /bytes/{length} HTTP/1.1\r\nHost: matrix\r\n\r\n".encode())
+    answer = bytearray()
+    while b"\r\n\r\n" not in answer or len(answer) < answer.index(b"\r\n\r\n") + 4 + length:
+        chunk = connection.recv(1 << 20)
+        expect(chunk, f"the connection ended after {len(answer)} bytes")
+        answer += chunk
+
+
+def stats() -> dict[str, int]:
+    """Packets by direction and reason."""
+    entries = run("bpf_map_info", map=f"{PIN_DIR}/stats")["entries"]
+    return {str(entry["key"]): int(entry["value"]["packets"]) for entry in entries}
+
+
+def seen(network: Network, counter: str) -> int:
+    """Packets that the packet filter counted: ``forwarded``, ``invalid`` and so on (see lab.filterrules)."""
+    return network.node.nft_counter(counter).packets
+
+
+def tracked(port: int) -> bool:
+    """Whether conntrack knows a connection whose client has this port."""
+    for family in ("ipv4", "ipv6"):
+        command = ["conntrack", "-L", "-f", family, "-p", "tcp", "--sport", str(port)]
+        if f"sport={port} " in subprocess.run(command, capture_output=True, text=True, check=True).stdout:
+            return True
+    return False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -17,8 +18,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
 
 Result = dict[str, Any]
-# Where generations and records are kept. The files of locks stay.
-FILES = ("var/lib/ebpf-overlay*", "var/lib/ebpf-overlay*/**/*", "run/ebpf-overlay*", "run/ebpf-overlay*/**/*")
+# Where pins, generations and records are kept.
+FOLDERS = ("/sys/fs/bpf", "/var/lib/ebpf-overlay", "/run/ebpf-overlay")
 PATIENCE = 30.0  # seconds; freed objects vanish from the kernel's lists some time after they were closed
 
 
@@ -98,10 +99,15 @@ def state() -> dict[str, Any]:
         "programs": list(ids(bpf.next_prog_id)),
         "maps": list(ids(bpf.next_map_id)),
         "links": list(ids(bpf.next_link_id)),
-        "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
-        "files": sorted(str(path) for pattern in FILES for path in Path("/").glob(pattern) if path.suffix != ".lock"),
+        "files": [path for folder in FOLDERS for path in tree(folder)],
         "bpffs": [line for line in Path("/proc/self/mounts").read_text().splitlines() if " bpf " in line],
     }
+
+
+def tree(folder: str) -> list[str]:
+    """What is in it. pathlib of Python 3.9 stumbles over a link that leads to a long name, as the record of a build."""
+    found = os.walk(folder)
+    return sorted(os.path.join(path, name) for path, folders, files in found for name in [*folders, *files])
 
 
 def settled(wanted: dict[str, Any], after: str) -> None:

@@ -54,7 +54,7 @@ def batches(wanted: Any, dry_run: bool) -> Any:
 
 
 def generation_calls(
-    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any]
+    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any], mechanism: str
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
@@ -68,6 +68,7 @@ def generation_calls(
         return {"module": "bpf_map_sync", "arguments": arguments}
 
     programs = ["from_uplink", "from_workload"]
+    attached = {"attachments": plan["attachments"], "mechanism": mechanism, "purge": True}
     built = {"bundle": bundle, "pin_dir": pins, "programs": programs, "defines": dict(defines)}
     return [
         {"module": "overlay_packages", "arguments": {"packages": list(packages)}},
@@ -76,7 +77,7 @@ def generation_calls(
         fill("ifindex_map"),
         fill("services"),
         fill("peers"),
-        {"module": "tc_bpf_attach", "arguments": {"attachments": plan["attachments"], "purge": True}},
+        {"module": "tc_bpf_attach", "arguments": attached},
         fill("devices", epochs=f"{pins}/device_epochs"),
     ]
 

@@ -31,7 +31,8 @@ MODULES = ("bpf_map_info", "overlay_facts", "overlay_generation", "overlay_gener
 # The console is the log, and the end of its file is all that is left of a guest that panics: QEMU ends with 0 then.
 _CONSOLE = "console=ttyS0 panic=-1 oops=panic loglevel=5"
 _TOLD = re.compile(r"^@matrix (\w+)(?: (ok|failed) ([\d.]+))?$")
-_KERNEL_TROUBLE = re.compile(r"WARNING: CPU|BUG:|Oops|Kernel panic|soft lockup|rcu.*stall")
+# Not soft lockups and stalls of RCU: those only tell that the machine around it was busy.
+_KERNEL_TROUBLE = re.compile(r"WARNING: CPU|BUG: (?!soft lockup)|Oops|Kernel panic")
 
 _START = """#!/bin/sh
 ln -s /proc/self/fd /dev/fd

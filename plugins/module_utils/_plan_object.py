@@ -114,10 +114,10 @@ def decide_maps(observed: Observed, fresh: Mapping[str, Layout], on_map_change: 
             raise OverlayError(
                 "pin a map", f"{observed.folder}/{name}", "the name is used for the build record", "Rename the map."
             )
+        _refuse_foreign(observed, name)
         if name not in observed.pins:
             decisions[name] = CREATE
             continue
-        _refuse_foreign(observed, name)
         pinned = observed.map_pin(name)
         if pinned is None:
             decisions[name] = CREATE
@@ -148,10 +148,11 @@ def _decide_changed(path: str, old: Layout, new: Layout, on_map_change: str) -> 
 
 
 def _refuse_foreign(observed: Observed, name: str) -> None:
-    if name in observed.pins and name not in observed.ours:
+    taken = [pin for pin in (name, f"{name}{NEW}") if pin in observed.pins]
+    if taken and name not in observed.ours:
         raise OverlayError(
             "pin",
-            f"{observed.folder}/{name}",
+            f"{observed.folder}/{taken[0]}",
             "something that no build of ours made is already pinned there",
             "Choose another pin_dir, or remove what is in the way.",
         )

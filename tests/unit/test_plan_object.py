@@ -299,6 +299,14 @@ def test_what_somebody_else_pinned_is_refused() -> None:
         plan_object(Observed(FOLDER), Desired(True, ("p", "p"), "0" * 64))
 
 
+def test_a_temporary_name_that_no_record_knows_is_refused_before_anything_changes() -> None:
+    """What is left of a killed build whose record somebody removed: the dry run says so too."""
+    for taken in ("flows-new", "first-new"):
+        observed = Observed(FOLDER, {taken: MapPin(taken, 7, HASH)})
+        with pytest.raises(OverlayError, match=taken):
+            decide_maps(observed, {"flows": HASH, "first": HASH}, "refuse")
+
+
 def test_without_a_compiler_a_dry_run_still_predicts() -> None:
     plan = plan_object(Observed(FOLDER, None, ("bcc is missing.",)), Desired(True, ("p",), None))
     assert plan.operations

@@ -179,7 +179,7 @@ def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) ->
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("trouble", FIRST if SOAK else FIRST[:2], ids=str)
+@pytest.mark.parametrize("trouble", FIRST if SOAK else FIRST[:1], ids=str)
 def test_first_roll_out_that_fails_at_a_step_leaves_no_trace(
     lab: Lab, tmp_path: Path, trouble: Trouble, batch: int
 ) -> None:
@@ -187,7 +187,7 @@ def test_first_roll_out_that_fails_at_a_step_leaves_no_trace(
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("trouble", SECOND if SOAK else [SECOND[1], SECOND[2], SECOND[-1]], ids=str)
+@pytest.mark.parametrize("trouble", SECOND if SOAK else SECOND[1:3], ids=str)
 def test_upgrade_that_fails_at_a_step_leaves_the_former_generation(
     upgraded_lab: Lab, tmp_path: Path, trouble: Trouble, batch: int
 ) -> None:

@@ -274,6 +274,7 @@ class CallbackModule(Default):
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._finish(list(self._steps))
+        super().v2_playbook_on_stats(stats)  # what other tools read; the lines for people come last
         rows = [(host, stats.summarize(host)) for host in sorted(stats.processed)]
         first, *rest = _steps.recap(rows, self._trouble, self._check)
         self._say(f"Recap: {first} · {time.monotonic() - self._began:.0f} s", constants.COLOR_HIGHLIGHT)

@@ -48,6 +48,10 @@ options:
     description: Where the datapath is pinned.
     type: path
     default: /sys/fs/bpf/ebpf-overlay
+  lock_timeout:
+    description: How long to wait for another run on this node to finish, in seconds. O(force) does not wait.
+    type: int
+    default: 30
 requirements:
   - pyroute2, where flows are handed over
 extends_documentation_fragment:
@@ -222,7 +226,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
             told["cut_loose"] = max(left - told["handed_over"], 0)
 
     # Whoever forces it off does not wait for a run that hangs: it is one write, which nothing can tear.
-    with contextlib.nullcontext() if wanted.mode == "off" and wanted.force else one_run():
+    lock = contextlib.nullcontext() if wanted.mode == "off" and wanted.force else one_run(module.params["lock_timeout"])
+    with lock:
         planned = converge(module, observe_first, lambda observed: plan_mode(wanted, observed, pin_dir), apply)
     return {**planned.result, **told, "changed": bool(planned.operations), "diff": planned.diff}
 
@@ -236,6 +241,7 @@ def main() -> None:
             "force": {"type": "bool", "default": False},
             "generation": {"type": "int"},
             "pin_dir": {"type": "path", "default": "/sys/fs/bpf/ebpf-overlay"},
+            "lock_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )

@@ -18,7 +18,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History, kept
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import (
+    Attempt,
+    Generation,
+    History,
+    digest_of,
+    kept,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import STATE_DIR
 
 _Record = TypeVar("_Record")
@@ -42,12 +48,12 @@ class Store:
         self._gone = f"{root}.gone"
 
     def read(self) -> History:
-        """Files that a crash left half way are as if they were not there."""
+        """What a crash left half way, and a generation that its digest does not fit, are as if they were not there."""
         generations = {}
         for name in _list(self._generations):
             manifest = _read_json(os.path.join(self._generations, name, "manifest.json"))
             generation = _made(Generation, {**manifest, "calls": tuple(manifest.get("calls") or ())})
-            if name.isdigit() and generation:
+            if name.isdigit() and generation and generation.digest == digest_of(generation.calls):
                 generations[int(name)] = generation
         confirmed = _made(_Confirmed, _read_json(os.path.join(self.root, "confirmed.json"))) or _Confirmed()
         attempt = _made(Attempt, _read_json(os.path.join(self.root, "attempt.json")))

@@ -103,12 +103,29 @@ def target_of(history: History, wanted: str, former: int | None = None) -> int:
         number = history.confirmed if former is None else former
         number = history.attempt.former if history.attempt else number
     elif wanted == "previous":
-        number = history.confirmed if history.left else confirmed.former if confirmed else 0
+        number = history.confirmed if history.left else confirmed.former if confirmed else history.confirmed
     elif wanted.isdigit():
         number = int(wanted)
     else:
         raise OverlayError("go back", f"generation {wanted}", "this is no generation", "Give previous or a number.")
-    if number and number not in history.generations:
+    if number:
+        _record_of(history, number)
+    return number
+
+
+def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tuple[Call, ...]:
+    """The calls that make the node generation ``number``, on the interfaces that it has now.
+
+    Raises :class:`OverlayError` when it is not on the node any more, or its record is damaged.
+    """
+    if number == 0:
+        return REMOVAL
+    generation = _record_of(history, number)
+    return adapt(generation.calls, generation.interfaces, interfaces)
+
+
+def _record_of(history: History, number: int) -> Generation:
+    if number not in history.generations:
         known = ", ".join(map(str, sorted({0, *history.generations})))
         raise OverlayError(
             "go back",
@@ -116,15 +133,7 @@ def target_of(history: History, wanted: str, former: int | None = None) -> int:
             f"this node has no history of it; it knows {known}",
             f"Only the last {KEPT} confirmed generations are kept. Name one of these, or 0 to take the overlay off.",
         )
-    return number
-
-
-def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tuple[Call, ...]:
-    """The calls that make the node generation ``number``, on the interfaces that it has now."""
-    if number == 0:
-        return REMOVAL
-    generation = history.generations[number]
-    return adapt(generation.calls, generation.interfaces, interfaces)
+    return history.generations[number]
 
 
 def adapt(calls: Sequence[Call], recorded: Mapping[str, int], now: Mapping[str, int]) -> tuple[Call, ...]:

@@ -41,8 +41,16 @@ CALLS: tuple[dict[str, Any], ...] = (
 )
 
 
+def calls_of(number: int) -> tuple[_generations.Call, ...]:
+    return (*CALLS, {"module": "overlay_mode", "arguments": {"mode": "on", "generation": number}})
+
+
+def digest(number: int) -> str:
+    return _generations.digest_of(calls_of(number))
+
+
 def generation(number: int, former: int) -> Generation:
-    return Generation(number, former, f"digest{number}", "now", CALLS, {"cali5": 5, "cali6": 6})
+    return Generation(number, former, digest(number), "now", calls_of(number), {"cali5": 5, "cali6": 6})
 
 
 def history(*numbers: int, confirmed: int, attempt: Attempt | None = None) -> History:
@@ -142,7 +150,7 @@ def test_crash_while_an_attempt_begins_or_is_confirmed_leaves_the_former_readabl
     seen = store.read()
     assert seen.confirmed in (1, 2)
     assert seen.generations[1] == generation(1, 0)
-    assert seen.digest == f"digest{seen.confirmed}"
+    assert seen.digest == digest(seen.confirmed)
     assert Path(store.runtime(seen.confirmed)).read_bytes() == {1: b"one", 2: b"two"}[seen.confirmed]
     store.begin(attempt(2, seen.confirmed), generation(2, seen.confirmed), b"three")
     store.confirm(2, "again")
@@ -234,7 +242,7 @@ def killed_at(root: Path, name: str, number: int) -> bool:
         return False
     seen = store.read()
     assert seen.confirmed in (0, 1, 2)
-    assert not seen.confirmed or seen.digest == f"digest{seen.confirmed}"
+    assert not seen.confirmed or seen.digest == {1: digest(1), 2: _generations.digest_of(())}[seen.confirmed]
     assert not seen.confirmed or Path(store.runtime(seen.confirmed)).read_bytes() in (b"one", b"two")
     assert not seen.attempt or seen.attempt.number in seen.generations
     store.begin(attempt(3, seen.confirmed), generation(3, seen.confirmed), b"three")
@@ -249,9 +257,9 @@ def killed_at(root: Path, name: str, number: int) -> bool:
 _STORY = """
 import sys
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, digest_of
 store = Store(sys.argv[1])
-store.begin(Attempt("a2", 2, 1, 0, "boot"), Generation(2, 1, "digest2", "now"), b"two")
+store.begin(Attempt("a2", 2, 1, 0, "boot"), Generation(2, 1, digest_of(()), "now"), b"two")
 store.confirm(2, "a2")
 store.clear()
 """
@@ -266,6 +274,23 @@ def test_files_that_hold_something_else_are_as_if_they_were_not_there(tmp_path: 
             (tmp_path / "state" / name).write_text(content, encoding="utf-8")
             store.read()
     assert store.read() == History()
+
+
+def test_a_record_whose_calls_do_not_fit_its_digest_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    for number in (1, 2):
+        store.begin(attempt(number, number - 1), generation(number, number - 1), b"")
+        store.confirm(number, f"a{number}")
+    manifest = tmp_path / "state/generations/2/manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("1500", "1400"), encoding="utf-8")
+    seen = store.read()
+    assert (sorted(seen.generations), seen.confirmed) == ([1], 2)
+    for wanted in ("previous", "former", "2"):
+        with pytest.raises(OverlayError, match="no history"):
+            _generations.target_of(seen, wanted)
+    with pytest.raises(OverlayError, match="no history"):
+        _generations.calls_to(seen, 2, {})
+    assert _generations.target_of(seen, "1") == 1
 
 
 def test_only_the_last_three_stay_on_disk(tmp_path: Path) -> None:

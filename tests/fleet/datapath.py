@@ -50,7 +50,8 @@ class Datapath:
     def mode(self, mode: str, **options: Any) -> dict[str, Any]:
         """Run the code of ``overlay_mode``; returns what the module returns. Known flows are not waited for."""
         params = {
-            "mode": mode, "lease": 0, "drain_timeout": 0, "force": False, "generation": None, "pin_dir": self.pins,
+            "mode": mode, "lease": 0, "drain_timeout": 0, "force": False, "generation": None, "lock_timeout": 3,
+            "pin_dir": self.pins,
             **options,
         }  # fmt: skip
         module: Any = SimpleNamespace(params=params, check_mode=False, warn=print)

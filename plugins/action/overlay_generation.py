@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,15 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils import _runtime
 
 
 def packed_once() -> bytes:
-    """Half a second of work for the first task of a run; all others, each in a process of its own, read the result."""
-    folder = constants.DEFAULT_LOCAL_TMP
-    path = Path(folder, "ebpf-overlay-runtime.zip")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        content = _runtime.pack()
-        descriptor, name = tempfile.mkstemp(dir=folder)
-        with open(descriptor, "wb") as stream:
+    """A quarter of a second of work for the first task of a run; all others, each in a process of its own, read it."""
+    path = Path(constants.DEFAULT_LOCAL_TMP, "ebpf-overlay-runtime.zip")
+    with path.open("a+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        content = stream.read()
+        if not content:
+            content = _runtime.pack()
             stream.write(content)
-        os.rename(name, path)
         return content
 
 

@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -105,16 +105,17 @@ def reason(failed: Mapping[str, Any]) -> str:
     return " ".join(text.split())[:600]
 
 
-def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcome: str) -> list[str]:
-    """The nodes of which this run said so far that the roll-out had ``outcome``."""
-    return [name for name in names if (hostvars[name].get("node_verdict") or {}).get("outcome") == outcome]
+def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcomes: Sequence[str]) -> list[str]:
+    """The nodes of which this run said so far that the roll-out had one of ``outcomes``."""
+    return [name for name in names if (_raw(hostvars, name).get("node_verdict") or {}).get("outcome") in outcomes]
 
 
 def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """One line per node: what happened to it in this run (or would, in a dry run), and where it is now."""
     lines = []
     for name in names:
-        verdict = hostvars[name].get("node_verdict") or {}
+        variables = _raw(hostvars, name)
+        verdict = variables.get("node_verdict") or {}
         would = hostvars[name].get("ansible_check_mode", False)
         told = {
             "": "not reached by the roll-out, nothing changed",

@@ -179,6 +179,21 @@ def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
+def map_lookup_slots(fd: int, count: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the slots below ``count`` that hold something, for a kind of array without batches."""
+    key, value = ctypes.c_uint32(), ctypes.create_string_buffer(value_size)
+    attr = attribute("I4xQQQ", fd, ctypes.addressof(key), address(value), 0)
+    for index in range(count):
+        key.value = index
+        try:
+            bpf(MAP_LOOKUP_ELEM, attr)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        yield bytes(key), value.raw
+
+
 def map_update(fd: int, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
     key_buffer, value_buffer = buffer_of(key), buffer_of(value)
     bpf(MAP_UPDATE_ELEM, attribute("I4xQQQ", fd, address(key_buffer), address(value_buffer), flags))

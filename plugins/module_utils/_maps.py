@@ -157,6 +157,9 @@ class PinnedMap:
                 raise
         else:
             return
+        if self.indexed:
+            yield from bpf.map_lookup_slots(self.fd, self.info.max_entries, self._stride)
+            return
         self._stepped = True
         yield from self._walk()
 

@@ -115,8 +115,8 @@ def test_flows_that_are_cut_loose_are_counted(cluster: Cluster, end: str) -> Non
     assert report.conversations == CONVERSATIONS
 
 
-def test_a_lease_that_nobody_confirms_ends_by_itself(cluster: Cluster) -> None:
-    """There is no process of ours on the node; the map entry is not touched again either."""
+def test_a_lease_that_nobody_confirms_ends_by_itself_calico_6739(cluster: Cluster) -> None:
+    """No process of ours is on the node, nobody touches the map entry again: a program does not outlast its agent."""
     lab, datapath = cluster.lab, cluster.datapaths[2]
     address = lab.workload(2, 1).ipv4
     with Conversations(pause=0.02) as live:

@@ -133,13 +133,17 @@ def test_dry_runs_are_true_on_a_half_upgraded_fleet(story: Story) -> None:
     assert story.dump() == story.seen[1]
 
 
-def test_rolling_back_twice_is_harmless(story: Story) -> None:
-    """The run may be repeated for nodes that it did not reach, and takes nobody further."""
+def test_rolling_back_one_node_and_then_all_of_them_twice_is_harmless(story: Story) -> None:
+    """``--limit`` takes back whom it names. The run may be repeated for the others, and takes nobody further."""
     restore("overlay_nodes", 2)
-    for changed in (set(story.seen[1]), set()):
-        done = play.playbook(ROLLBACK, variables=BRIEFLY).succeeded()
+    expected = story.dump()
+    everybody = set(expected)
+    for limit, changed in (("ovl-n2", {"ovl-n2"}), ("all", everybody - {"ovl-n2"}), ("all", set())):
+        done = play.playbook(ROLLBACK, "--limit", limit, variables=BRIEFLY).succeeded()
         assert {host for host, _task in done.changes} == changed
-        assert story.dump() == story.seen[1]
+        expected.update({name: story.seen[1][name] for name in changed})
+        assert story.dump() == expected
+    assert expected == story.seen[1]
 
 
 def test_generation_that_is_not_kept_is_an_error_that_says_so(story: Story) -> None:

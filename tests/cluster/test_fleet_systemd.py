@@ -69,7 +69,7 @@ def test_node_that_is_cut_off_is_restored_by_a_unit_of_its_own(lab: Lab) -> None
     wait_until(lambda: units(node) == [], GRACE, "no unit is left")
 
 
-def test_node_that_reboots_before_it_is_confirmed_has_its_former_generation(lab: Lab) -> None:
+def test_node_that_reboots_before_it_is_confirmed_has_its_former_generation_bpfman_341(lab: Lab) -> None:
     before, node = seen(lab), lab.nodes[1]
     times = {"overlay_lease": 900, "overlay_apply_timeout": 900}  # so that nothing but the reboot ends the attempt
     with cut_at(node, "Read the overlay's counters over a new connection") as begun:

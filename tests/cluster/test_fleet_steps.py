@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fleet import play
 from fleet.datapath import SOAK, Datapath
-from fleet.generation import dump, history, pending, recorded
+from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
@@ -165,7 +165,7 @@ def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) ->
     assert f"{node.name}: FAILED at '{trouble.task}'" in told.replace("''", "'"), done.output
     assert trouble.reason in told, done.output
     assert f"now: generation {before[node.name]['history']['number']}" in told, done.output
-    assert not any(pending(one) for one in lab.nodes.values())
+    settled(lab, 10)
     touched = {host for host, _task in done.changes}
     assert touched <= {one.name for number, one in lab.nodes.items() if number <= batch or batch > 1}
     after = {one.name: recorded(dump(one)) for one in lab.nodes.values()}

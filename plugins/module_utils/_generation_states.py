@@ -180,6 +180,7 @@ class Restored:
             was_on(history) if to == "former" and history.attempt else params["switched_on"],
             history.left if number == history.confirmed else left,
             params["drain_timeout"],
+            history.confirmed if to == "former" and number != history.confirmed else 0,
         )
         self.unknown = to == "previous" and not history.confirmed and history.attempt is None
 

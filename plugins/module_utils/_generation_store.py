@@ -74,12 +74,13 @@ class Store:
                 self._add(generation, runtime)
             _write_json(os.path.join(self.root, "attempt.json"), asdict(attempt))
 
-    def confirm(self, number: int, by: str, left: int = 0) -> None:
-        """The node is at ``number`` now; what need not be kept goes. ``left``: as in :class:`History`."""
+    def confirm(self, number: int, by: str, left: int = 0, taken_back: int = 0) -> None:
+        """The node is at ``number`` now; what need not be kept goes. ``left``: as in :class:`History`, ``taken_back``
+        as in :func:`_generations.kept`."""
         with _told("confirm the generation", self.root):
             _write_json(os.path.join(self.root, "confirmed.json"), asdict(_Confirmed(number, by, left)))
             _remove(os.path.join(self.root, "attempt.json"))
-            self._prune()
+            self._prune(taken_back)
 
     def give_up(self) -> None:
         """Forget the attempt."""
@@ -116,9 +117,8 @@ class Store:
         if attempt and attempt.number not in (history.confirmed, attempt.former, number):
             shutil.rmtree(os.path.join(self._generations, str(attempt.number)), ignore_errors=True)
 
-    def _prune(self) -> None:
-        history = self.read()
-        wanted = {str(number) for number in kept(history.generations, history.confirmed)}
+    def _prune(self, taken_back: int) -> None:
+        wanted = {str(number) for number in kept(self.read(), taken_back)}
         for name in _list(self._generations):
             if name not in wanted:
                 shutil.rmtree(os.path.join(self._generations, name), ignore_errors=True)

@@ -86,9 +86,15 @@ def next_number(history: History) -> int:
     return max({0, history.confirmed, *history.generations} - given_up) + 1
 
 
-def kept(numbers: Iterable[int], confirmed: int) -> set[int]:
-    """Of confirmed generations, the last three and the one that the node is at."""
-    return {*sorted(numbers)[-KEPT:], confirmed}
+def kept(history: History, taken_back: int = 0) -> set[int]:
+    """Of confirmed generations, the last three, the one that the node is at and the one that this replaced.
+
+    ``taken_back``: one that does not count, since its roll-out failed elsewhere: however often that happens, it must
+    not cost the node its history.
+    """
+    confirmed = history.generations.get(history.confirmed)
+    numbers = sorted(set(history.generations) - {taken_back})[-KEPT:]
+    return {*numbers, history.confirmed, *([confirmed.former] if confirmed else [])}
 
 
 def target_of(history: History, wanted: str, former: int | None = None) -> int:

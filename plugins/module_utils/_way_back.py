@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,23 +41,29 @@ def run_call(call: Call, check: bool) -> dict[str, Any]:
     """Run a module with its arguments in a child, since a module ends its process. Returns the module's result."""
     with contextlib.suppress(Exception):  # the child tells
         importlib.import_module(f"{MODULES}.{call['module']}")  # here, so that further calls need not do it again
+    return _result(call, _in_child(lambda: _run_module(call, check)))
+
+
+def _in_child(work: Callable[[], str]) -> str:
+    """What ``work`` returns in a process of its own; the empty text where that process dies."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        with open(writer, "w", encoding="utf-8") as stream:
-            stream.write(_run_module(call, check))
-            stream.flush()
-        os._exit(0)
+        try:
+            os.close(reader)
+            with open(writer, "w", encoding="utf-8") as stream:
+                stream.write(work())
+        finally:
+            os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf-8") as stream:
         text = stream.read()
     os.waitpid(child, 0)
-    return _result(call, text)
+    return text
 
 
 def _result(call: Call, text: str) -> dict[str, Any]:
-    """What a module printed last. Raises nothing: a module that printed nothing has failed."""
+    """What a module printed last; one that printed nothing has failed."""
     try:
         result: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -67,7 +73,6 @@ def _result(call: Call, text: str) -> dict[str, Any]:
 
 def _run_module(call: Call, check: bool) -> str:
     arguments = {**call["arguments"], "_ansible_check_mode": check, "_ansible_diff": True}
-    of_this_process = basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE
     basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode("utf-8")
     basic._ANSIBLE_PROFILE = "legacy"
     printed = io.StringIO()
@@ -76,7 +81,6 @@ def _run_module(call: Call, check: bool) -> str:
             importlib.import_module(f"{MODULES}.{call['module']}").main()
         except Exception as error:
             print(json.dumps({"failed": True, "msg": f"{call['module']}: {error!r}"}))
-    basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = of_this_process
     return printed.getvalue()
 
 
@@ -86,22 +90,30 @@ def interfaces() -> dict[str, int]:
 
 
 def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
-    """What these calls would change: ``module``, ``target`` and ``reason`` of each that would, or cannot tell."""
-    found = []
-    for call in calls:
-        # Nothing is written, so the module need not have a process of its own, which takes longer than its work.
-        result = _result(call, _run_module(call, check=True))
-        if result.get("failed") or result.get("changed"):
-            arguments = call["arguments"]
-            found.append(
-                {
-                    "module": call["module"],
-                    "target": arguments.get("map") or arguments.get("pin_dir") or arguments.get("path") or "",
-                    "reason": result.get("msg") if result.get("failed") else "differs",
-                    "diff": result.get("diff"),
-                }
-            )
+    """What these calls would change: ``module``, ``target`` and ``reason`` of each that would, or cannot tell.
+
+    One child for all of them, since nothing is written: a child for each takes longer than its work. Raises
+    :class:`OverlayError`.
+    """
+    text = _in_child(lambda: json.dumps([found for call in calls for found in _difference(call)]))
+    if not text:
+        raise OverlayError(
+            "compare the node with a generation", "its calls", "the process died", "Look at the node's log."
+        )
+    found: list[dict[str, Any]] = json.loads(text)
     return found
+
+
+def _difference(call: Call) -> Iterator[dict[str, Any]]:
+    result = _result(call, _run_module(call, check=True))
+    if result.get("failed") or result.get("changed"):
+        arguments = call["arguments"]
+        yield {
+            "module": call["module"],
+            "target": arguments.get("map") or arguments.get("pin_dir") or arguments.get("path") or "",
+            "reason": result.get("msg") if result.get("failed") else "differs",
+            "diff": result.get("diff"),
+        }
 
 
 def mode_on(number: int) -> Call:
@@ -114,13 +126,17 @@ def mode_off(drain_timeout: float = 0) -> Call:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a node goes back to. ``by`` and ``left``: as in the history. ``on``: whether the overlay is on then."""
+    """Where a node goes back to. ``by`` and ``left``: as in the history. ``on``: whether the overlay is on then.
+
+    ``taken_back``: the generation that it leaves because its roll-out failed elsewhere, 0 for none.
+    """
 
     number: int
     by: str
     on: bool = True
     left: int = 0
     drain_timeout: float = 0
+    taken_back: int = 0
 
 
 def restore(store: Store, destination: Destination) -> None:
@@ -135,7 +151,7 @@ def restore(store: Store, destination: Destination) -> None:
     if destination.on:
         _make([mode_on(number)])
     store.give_up()
-    store.confirm(number, destination.by, destination.left)
+    store.confirm(number, destination.by, destination.left, destination.taken_back)
 
 
 def _control() -> Control | None:

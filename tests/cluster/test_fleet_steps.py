@@ -115,7 +115,7 @@ SECOND = [
         "Refuse a probe that did not take the overlay", "did not redirect a single packet",
         on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,
     ),
-    Trouble(CONFIRM, "the node went back", variables={"overlay_lease": 2, "overlay_probe_tasks": "slow"}),
+    Trouble(CONFIRM, "the node went back", variables={"overlay_lease": 8, "overlay_probe_tasks": "slow"}),
     Trouble(FILL, "EPERM", freeze_services),
 ]  # fmt: skip
 
@@ -149,8 +149,12 @@ def follower(trouble: Trouble, node: Node, batch: int) -> Callable[[str], None]:
 def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) -> None:
     node = lab.nodes[batch]
     (folder / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
-    (folder / "slow").write_text("- name: Wait\n  ansible.builtin.pause: {seconds: 3}\n", encoding="utf-8")
+    wait = f"- name: Wait\n  ansible.builtin.command: sleep 9\n  when: inventory_hostname == '{node.name}'\n"
+    (folder / "slow").write_text(wait, encoding="utf-8")
     files = {name: str(folder / value) for name, value in trouble.variables.items() if value in ("overlay.c", "slow")}
+    if "node_source" in files:
+        good = "role_path ~ '/files/bpf/overlay.c'"
+        files["node_source"] = f"{{{{ '{files['node_source']}' if inventory_hostname == '{node.name}' else {good} }}}}"
     before = {node.name: recorded(dump(node)) for node in lab.nodes.values()}
     if not trouble.at:
         trouble.begin(node)

@@ -69,10 +69,29 @@ def test_digest_knows_every_argument_and_not_the_order_of_names() -> None:
 
 @given(st.sets(st.integers(1, 50)), st.integers(0, 50))
 def test_the_last_three_and_the_confirmed_one_are_kept(numbers: set[int], confirmed: int) -> None:
-    kept = _generations.kept(numbers, confirmed)
+    kept = _generations.kept(history(*numbers, confirmed=confirmed))
     assert confirmed in kept
     assert set(sorted(numbers)[-3:]) <= kept
-    assert len(kept) <= 4
+    assert len(kept) <= 5
+
+
+def test_failed_roll_outs_do_not_cost_a_node_its_history() -> None:
+    """Each was confirmed here, and taken back because it failed on another node."""
+    known = {1: generation(1, 0), 2: generation(2, 1)}
+    for _ in range(5):
+        number = _generations.next_number(History(known, 2))
+        assert number == 3
+        known[3] = generation(3, 2)
+        rolled_out = History(known, 3)
+        known = {one: known[one] for one in _generations.kept(rolled_out) if one in known}
+        assert 2 in known
+        known = {one: known[one] for one in _generations.kept(History(known, 2), taken_back=3) if one in known}
+        assert set(known) == {1, 2}
+
+
+def test_the_generation_that_was_replaced_is_kept_however_old_it_is() -> None:
+    known = {number: generation(number, 1) for number in (1, 5, 6, 7)}
+    assert _generations.kept(History(known, 7)) == {1, 5, 6, 7}
 
 
 def test_an_attempt_that_was_given_up_leaves_its_number() -> None:

@@ -22,7 +22,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"
 UPGRADE = {"overlay_services": [{"port": 8080}, {"port": 9090}], "overlay_batches": [1, "100%"]}
-BATCHES = [1, 2] if SOAK else [1]
+BATCHES = [2, 1] if SOAK else [1]  # in this order, since the last trouble stays
 
 Act = Callable[[Node], Any]
 

@@ -41,5 +41,5 @@ def ready_lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def overlaid_lab(ready_lab: Lab) -> Lab:
     """Three nodes with the overlay on."""
-    play.playbook("site.yml").succeeded()
+    play.playbook("site.yml", variables={"overlay_batches": ["100%"]}).succeeded()
     return ready_lab

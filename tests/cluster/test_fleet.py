@@ -14,6 +14,7 @@ from fleet.generation import dump, history, recorded, settled, takes_the_overlay
 from lab.api import Lab
 
 SITE = "site.yml"
+AT_ONCE = {"overlay_batches": ["100%"]}
 
 
 def probe_file(folder: Path, tasks: str) -> dict[str, str]:
@@ -66,7 +67,7 @@ def test_nothing_to_probe_fails_where_a_probe_is_required(lab: Lab) -> None:
 
 def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp_path: Path) -> None:
     predicted = play.playbook(SITE, "--check", "--diff").succeeded()
-    assert play.playbook(SITE).succeeded().changes == predicted.changes
+    assert play.playbook(SITE, variables=AT_ONCE).succeeded().changes == predicted.changes
     before = {node.name: dump(node) for node in lab.nodes.values()}
     assert before["ovl-n1"]["history"]["number"] == 1
     (tmp_path / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
@@ -77,7 +78,7 @@ def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp
         name: recorded(seen) for name, seen in before.items()
     }
     assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()
-    assert play.playbook(SITE).succeeded().changes == set()
+    assert play.playbook(SITE, variables=AT_ONCE).succeeded().changes == set()
 
 
 LOCK = "/run/ebpf-overlay.lock"
@@ -105,5 +106,5 @@ def test_disable_switches_off_a_node_that_is_otherwise_broken(lab: Lab) -> None:
         nodes[3].run(["sh", "-c", f"cd {LIBRARIES}; mv bcc.away bcc; mv pyroute2.away pyroute2"])
         nodes[2].run(["pkill", "-x", "sleep"], check=False)
         holder.wait()
-    play.playbook(SITE).succeeded()
+    play.playbook(SITE, variables=AT_ONCE).succeeded()
     assert all(takes_the_overlay(node, nodes[number % 3 + 1]) for number, node in nodes.items())

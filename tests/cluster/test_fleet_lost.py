@@ -31,6 +31,7 @@ LEASE = full(60, 10)
 APPLY = full(240, 25)  # seconds; a batch of many nodes takes its time on a small machine
 TIMES = {"overlay_lease": LEASE, "overlay_apply_timeout": APPLY, "overlay_batches": [1, "100%"]}
 GRACE = 120  # seconds for a busy machine to restore a generation, which takes two or three
+AT_ONCE = {"overlay_batches": ["100%"]}
 TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}
 STEPS = (
     "Compare with what the node is, and begin a generation if it differs",
@@ -130,7 +131,7 @@ def test_node_of_a_later_batch_that_is_cut_off_goes_back_and_so_do_all_others(la
 
 @pytest.mark.parametrize("step", STEPS if SOAK else ["Switch the overlay on"])
 def test_upgrade_that_is_cut_off_goes_back_to_the_former_generation(lab: Lab, step: str) -> None:
-    play.playbook(SITE).succeeded()
+    play.playbook(SITE, variables=AT_ONCE).succeeded()
     before = observed(lab)
     node = lab.nodes[1]
     with cut_at(node, step) as begun:
@@ -166,7 +167,7 @@ def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_pat
     chance = random.Random(seed)
     print(f"seed {seed}")
     began = time.monotonic()
-    play.playbook(SITE, variables=TWO_SERVICES).succeeded()
+    play.playbook(SITE, variables={**TIMES, **TWO_SERVICES}).succeeded()
     longest = time.monotonic() - began
     services = [{"overlay_services": [{"port": port}]} for port in (8080, 9090)]
     killed = rounds = 0
@@ -184,4 +185,4 @@ def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_pat
             assert (history(node)["number"], dump(node)["control"]) == (
                 history(node)["number"], ("on", 0, history(node)["number"]),
             )  # fmt: skip
-    play.playbook(SITE).succeeded()
+    play.playbook(SITE, variables=AT_ONCE).succeeded()

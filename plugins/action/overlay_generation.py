@@ -17,14 +17,13 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils import _runtime
 def packed_once() -> bytes:
     """A quarter of a second of work for the first task of a run; all others, each in a process of its own, read it."""
     path = Path(constants.DEFAULT_LOCAL_TMP, "ebpf-overlay-runtime.zip")
-    with path.open("a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        content = stream.read()
-        if not content:
-            content = _runtime.pack()
-            stream.write(content)
-        return content
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            new = path.with_suffix(".new")
+            new.write_bytes(_runtime.pack())
+            new.rename(path)  # whole or not at all, on a full disk too
+        return path.read_bytes()
 
 
 class ActionModule(ActionBase):

@@ -114,8 +114,7 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
     """One line per node: what happened to it in this run (or would, in a dry run), and where it is now."""
     lines = []
     for name in names:
-        variables = _raw(hostvars, name)
-        verdict = variables.get("node_verdict") or {}
+        verdict = _raw(hostvars, name).get("node_verdict") or {}
         would = hostvars[name].get("ansible_check_mode", False)
         told = {
             "": "not reached by the roll-out, nothing changed",

@@ -130,7 +130,8 @@ class Confirmed:
         history = seen.history
         done = history.attempt is None and history.by == self.identity
         awaited = bool(history.attempt and history.attempt.identity == self.identity)
-        unmet = f"There is no attempt {self.identity} to confirm: the node went back, or another run began a new one."
+        # The same words for all nodes, so that a dry run of a fleet warns once.
+        unmet = "The attempt to confirm has not begun or is over: the node went back, or another run began a new one."
         return Plan(
             operations=() if done else (ConfirmAttempt(self.number),),
             before=_generations.describe(history, history.confirmed),

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +46,17 @@ def run_call(call: Call, check: bool) -> dict[str, Any]:
 
 
 def _in_child(work: Callable[[], str]) -> str:
-    """What ``work`` returns in a process of its own; the empty text where that process dies."""
+    """What ``work`` returns in a process of its own, the traceback if it raises; the empty text where it dies."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
             with open(writer, "w", encoding="utf-8") as stream:
-                stream.write(work())
+                try:
+                    stream.write(work())
+                except Exception:
+                    stream.write(traceback.format_exc())
         finally:
             os._exit(0)
     os.close(writer)
@@ -96,11 +100,15 @@ def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
     :class:`OverlayError`.
     """
     text = _in_child(lambda: json.dumps([found for call in calls for found in _difference(call)]))
-    if not text:
+    try:
+        found: list[dict[str, Any]] = json.loads(text)
+    except ValueError as error:
         raise OverlayError(
-            "compare the node with a generation", "its calls", "the process died", "Look at the node's log."
-        )
-    found: list[dict[str, Any]] = json.loads(text)
+            "compare the node with a generation",
+            "its calls",
+            f"the process that makes them in check mode ended with: {text[-300:].strip() or 'nothing, it was killed'}",
+            "Look at the node's log for what killed it, or report the error.",
+        ) from error
     return found
 
 

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the process that goes back says when a module does not end as modules end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _way_back
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+
+CALL = {"module": "bpffs", "arguments": {"path": "/nowhere"}}
+
+
+def raises(*_: Any, **__: Any) -> str:
+    raise LookupError("no such thing")
+
+
+def dies(*_: Any, **__: Any) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+@pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "it was killed")])
+def test_rehearsal_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
+    monkeypatch.setattr(_way_back, "_run_module", module)
+    with pytest.raises(OverlayError, match=reason):
+        _way_back.rehearse([CALL])
+
+
+@pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "without a result")])
+def test_call_that_breaks_off_has_failed(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
+    monkeypatch.setattr(_way_back, "_run_module", module)
+    result = _way_back.run_call(CALL, check=False)
+    assert result["failed"]
+    assert reason in result["msg"]
+
+
+def test_module_that_refuses_its_arguments_is_told_as_a_difference() -> None:
+    [found] = _way_back.rehearse([{"module": "bpffs", "arguments": {"nonsense": 1}}])
+    assert found["module"] == "bpffs"
+    assert "nonsense" in found["reason"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import play
+from fleet.datapath import full
 from lab.api import Lab
 
 LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
@@ -33,13 +33,6 @@ def fresh_lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def ready_lab() -> Iterator[Lab]:
-    """Three nodes that have the packages already."""
-    yield bring_up("ready")
+    """Nodes that have the packages already: three, 20 in a soak."""
+    yield bring_up("ready", nodes=full(20, 3))
     take_down()
-
-
-@pytest.fixture(scope="module")
-def overlaid_lab(ready_lab: Lab) -> Lab:
-    """Three nodes with the overlay on."""
-    play.playbook("site.yml", variables={"overlay_batches": ["100%"]}).succeeded()
-    return ready_lab

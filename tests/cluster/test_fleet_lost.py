@@ -185,4 +185,5 @@ def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_pat
             assert (history(node)["number"], dump(node)["control"]) == (
                 history(node)["number"], ("on", 0, history(node)["number"]),
             )  # fmt: skip
-    play.playbook(SITE, variables=AT_ONCE).succeeded()
+    predicted = play.playbook(SITE, "--check", "--diff", variables=AT_ONCE).succeeded()
+    assert play.playbook(SITE, variables=AT_ONCE).succeeded().changes == predicted.changes

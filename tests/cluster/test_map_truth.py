@@ -61,6 +61,14 @@ def site(
     return play.playbook("site.yml", *options, variables={"overlay_batches": ["100%"], **variables}, inventory=path)
 
 
+def foretold(folder: Path, *options: str, **more: Any) -> play.Run:
+    """The run, which changed what a dry run before it foretold."""
+    predicted = site(folder, "--check", "--diff", *options, **more)
+    done = site(folder, *options, **more)
+    assert done.changes == predicted.changes
+    return done
+
+
 def assert_refused(done: play.Run, *names: str) -> None:
     assert done.code != 0
     assert done.changes == set(), done.output
@@ -79,7 +87,7 @@ def test_a_node_that_joins_comes_to_the_maps_of_the_others(lab: Lab, tmp_path: P
     before = maps(lab)
     assert of_node(lab, 2) <= set(before["ovl-n1"]["peers"])
     assert not of_node(lab, 3) & set(before["ovl-n1"]["peers"])
-    site(tmp_path).succeeded()
+    foretold(tmp_path).succeeded()
     after = maps(lab)
     for number, other in ((1, 2), (2, 1)):
         former, now = before[f"ovl-n{number}"]["peers"], after[f"ovl-n{number}"]["peers"]
@@ -96,7 +104,7 @@ def test_limit_without_facts_of_the_others_is_refused(lab: Lab, tmp_path: Path) 
 
 def test_limit_that_keeps_purges_nothing(lab: Lab, tmp_path: Path) -> None:
     before = maps(lab)
-    done = site(
+    done = foretold(
         tmp_path, "--limit", "ovl-n1", overlay_unreachable_policy="keep", overlay_services=[{"port": 9090}]
     ).succeeded()
     assert {host for host, _task in done.changes} == {"ovl-n1"}
@@ -128,7 +136,8 @@ def test_facts_of_the_wrong_machine_are_refused(
     lab: Lab, tmp_path: Path, hosts: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     before = maps(lab)
-    assert_refused(site(tmp_path, hosts=hosts), *names)
+    for options in ([], ["--check"]):
+        assert_refused(site(tmp_path, *options, hosts=hosts), *names)
     assert maps(lab) == before
 
 
@@ -137,18 +146,18 @@ def test_dead_node_is_refused_by_name_or_kept(lab: Lab, tmp_path: Path) -> None:
     lab.nodes[3].stop()
     try:
         assert_refused(site(tmp_path), "ovl-n3 (no facts)")
-        done = site(tmp_path, overlay_unreachable_policy="keep", overlay_services=[{"port": 7070}])
+        done = foretold(tmp_path, overlay_unreachable_policy="keep", overlay_services=[{"port": 7070}])
         assert done.code != 0
-        assert {host for host, _task in done.changes} == {"ovl-n1", "ovl-n2"}
-        for name in ("ovl-n1", "ovl-n2"):
-            assert entries(lab.nodes[int(name[-1])]) == before[name]
+        others = [node for number, node in lab.nodes.items() if number != 3]
+        assert {host for host, _task in done.changes} == {node.name for node in others}
+        assert {node.name: entries(node) for node in others} == {node.name: before[node.name] for node in others}
     finally:
         lab.nodes[3].start()
 
 
 def test_node_that_is_taken_out_leaves_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
     before = {name: found["peers"] for name, found in maps(lab).items()}
-    site(tmp_path, without="ovl-n3", overlay_unreachable_policy="keep").succeeded()
+    foretold(tmp_path, without="ovl-n3", overlay_unreachable_policy="keep").succeeded()
     for number, other in ((1, 2), (2, 1)):
         now = entries(lab.nodes[number])["peers"]
         gone = set(before[f"ovl-n{number}"]) - set(now)

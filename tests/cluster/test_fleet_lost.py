@@ -117,16 +117,39 @@ def test_canary_that_is_cut_off_while_its_lease_runs_saves_itself(lab: Lab) -> N
 # In the quick run, the step at which most is under way.
 @pytest.mark.parametrize("step", STEPS if SOAK else ["Build and load the datapath"])
 def test_node_of_a_later_batch_that_is_cut_off_goes_back_and_so_do_all_others(lab: Lab, step: str) -> None:
+    """Its traffic takes the kernel's path from the end of its lease on, if the cut came after the lease began."""
     before = observed(lab)
-    with cut_at(lab.nodes[2], step, batch=2) as begun:
+    node = lab.nodes[2]
+    with cut_at(node, step, batch=2) as begun, LeaseSeen(node, lab.nodes[1]) as seen:
         done = play.playbook(SITE, variables=TIMES, begun=begun)
         reachable = {name: state for name, state in observed(lab).items() if name != "ovl-n2"}
         assert reachable == {name: state for name, state in before.items() if name != "ovl-n2"}, done.output
         settled(lab, APPLY + GRACE)
         assert observed(lab) == before
+    assert not any(seen.after), "a request took the overlay after the end of the lease"
+    assert bool(seen.after) == bool(seen.deadline)
     assert done.code != 0
     assert "ovl-n1: was rolled out, and taken back" in done.output
     assert "ovl-n2: FAILED" in done.output
+
+
+def test_confirmed_node_that_cannot_be_taken_back_is_named_with_what_to_do(lab: Lab, tmp_path: Path) -> None:
+    before = observed(lab)
+    node = lab.nodes[1]
+    probe = tmp_path / "probe.yml"
+    probe.write_text("- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname == 'ovl-n1'}\n", encoding="utf-8")
+    with cut_at(node, "Fill the maps", batch=2) as begun:
+        variables = {"overlay_batches": TIMES["overlay_batches"], "overlay_probe_tasks": str(probe)}
+        done = play.playbook(SITE, variables=variables, begun=begun)
+    told = " ".join(done.output.split())
+    assert done.code != 0
+    assert "ovl-n1: FAILED at 'Refuse a node that could not be reached': It could not be reached." in told
+    assert "stays at generation 1: run rollback.yml with --limit ovl-n1 when it can be reached" in told
+    assert takes_the_overlay(node, lab.nodes[2])
+    settled(lab, 10)
+    assert {name for name, state in observed(lab).items() if state != before[name]} == {"ovl-n1"}
+    play.playbook("rollback.yml", "--limit", "ovl-n1").succeeded()
+    assert observed(lab) == before
 
 
 @pytest.mark.parametrize("step", STEPS if SOAK else ["Switch the overlay on"])

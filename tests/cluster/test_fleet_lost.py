@@ -137,7 +137,9 @@ def test_confirmed_node_that_cannot_be_taken_back_is_named_with_what_to_do(lab: 
     before = observed(lab)
     node = lab.nodes[1]
     probe = tmp_path / "probe.yml"
-    probe.write_text("- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname == 'ovl-n1'}\n", encoding="utf-8")
+    probe.write_text(
+        "- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname == 'ovl-n1'}\n", encoding="utf-8"
+    )
     with cut_at(node, "Fill the maps", batch=2) as begun:
         variables = {"overlay_batches": TIMES["overlay_batches"], "overlay_probe_tasks": str(probe)}
         done = play.playbook(SITE, variables=variables, begun=begun)
@@ -208,5 +210,6 @@ def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_pat
             assert (history(node)["number"], dump(node)["control"]) == (
                 history(node)["number"], ("on", 0, history(node)["number"]),
             )  # fmt: skip
+        print(f"round {rounds}: {killed} kills, generations {sorted(history(n)['number'] for n in lab.nodes.values())}")
     predicted = play.playbook(SITE, "--check", "--diff", variables=AT_ONCE).succeeded()
     assert play.playbook(SITE, variables=AT_ONCE).succeeded().changes == predicted.changes

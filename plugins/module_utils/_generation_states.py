@@ -21,7 +21,6 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Observed as ObservedMode
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Wanted, plan_mode
 from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import (
-    LOCK,
     Destination,
     interfaces,
     mode_off,
@@ -110,10 +109,9 @@ class Begun:
                 tuple(self.calls),
                 interfaces(),
             )
-            with one_run(path=LOCK):
-                known = attempt.number == attempt.former
-                self.store.begin(attempt, None if known else generation, self.runtime.content)
-                _watchdog.arm(self.store.runtime(attempt.number), attempt.identity)
+            known = attempt.number == attempt.former
+            self.store.begin(attempt, None if known else generation, self.runtime.content)
+            _watchdog.arm(self.store.runtime(attempt.number), attempt.identity)
 
 
 class Confirmed:
@@ -149,15 +147,14 @@ class Confirmed:
 
     def apply(self, operations: tuple[Any, ...]) -> None:
         for operation in operations:
-            with one_run(path=LOCK):
-                # The lease first: when it is over, the datapath is off, and nothing may be confirmed.
-                confirm_mode(operation.number)
-                self.store.confirm(operation.number, self.identity)
-                _watchdog.disarm()
+            # The lease first: when it is over, the datapath is off, and nothing may be confirmed.
+            confirm_mode(operation.number)
+            self.store.confirm(operation.number, self.identity)
+            _watchdog.disarm()
 
 
 def confirm_mode(number: int) -> None:
-    """Take the lease off the mode. Raises :class:`OverlayError` when it is over, or the mode is not on."""
+    """Take the lease off the mode. Raises :class:`OverlayError` when it is over, or the mode is not on for this one."""
     with one_run():
         seen = ObservedMode(read_control(PIN_DIR), 0, time.monotonic_ns())
         planned = plan_mode(Wanted("confirm", generation=number), seen, PIN_DIR)

@@ -86,7 +86,7 @@ def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     return _PLANS[wanted.mode](wanted, observed, control, pin)
 
 
-def _plan_confirm(_wanted: Wanted, observed: Observed, control: Control, pin: str) -> Plan:
+def _plan_confirm(wanted: Wanted, observed: Observed, control: Control, pin: str) -> Plan:
     mode = control.effective(observed.now)
     if mode == "off" and control.deadline:
         raise OverlayError(
@@ -95,7 +95,11 @@ def _plan_confirm(_wanted: Wanted, observed: Observed, control: Control, pin: st
             f"its lease ended {(observed.now - control.deadline) / NANOSECONDS:.1f} s ago, and the node went back",
             "Switch it on again with a longer lease.",
         )
-    unmet = () if mode == "on" else (f"There is nothing to confirm: the mode in {pin} is {mode}.",)
+    unmet: tuple[str, ...] = ()
+    if mode != "on":
+        unmet = (f"There is nothing to confirm: the mode in {pin} is {mode}.",)
+    elif control != observed.control:
+        unmet = (f"There is nothing to confirm: the mode in {pin} is not on for generation {wanted.generation}.",)
     return _plan(observed, _entry(observed, replace(control, mode="on", deadline=0)), unmet=unmet)
 
 

@@ -151,6 +151,7 @@ differences:
       diff: {before: "services: 1 entries\n", after: "services: 2 entries\n"}
 """
 
+import contextlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -158,7 +159,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import Runtime
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_states import Begun, Confirmed, Restored
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import LOCK
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
@@ -169,7 +172,10 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     else:
         kind = Begun if params["state"] == "begun" else Restored
         wanted = kind(params, Runtime(params["runtime"]), store)
-    planned = converge(module, wanted.observe, wanted.plan, wanted.apply)
+    # Held from the first look on, since the node may be about to go back. Whoever restores takes it in a child.
+    lock = contextlib.nullcontext() if params["state"] == "restored" else one_run(path=LOCK)
+    with lock:
+        planned = converge(module, wanted.observe, wanted.plan, wanted.apply)
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
 
 

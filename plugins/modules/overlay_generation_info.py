@@ -159,12 +159,17 @@ def read(module: AnsibleModule) -> dict[str, Any]:
         differences = rehearse(store.runtime(history.confirmed), calls)
         wanted = [item for call in calls for item in call["arguments"].get("attachments", ())]
         drift = find_drift(differences, wanted, hooks())
-    return {
-        "changed": False,
-        **summary(history),
-        "differences": differences,
-        "drift": drift,
-    }
+    elif module.params["compare"] and history.confirmed:
+        differences = [
+            {
+                "module": "overlay_generation",
+                "target": f"record of generation {history.confirmed}",
+                "reason": "it is lost or damaged, so the node cannot be compared with it; site.yml makes a new one",
+                "diff": None,
+            }
+        ]
+        drift = find_drift(differences, (), ())
+    return {"changed": False, **summary(history), "differences": differences, "drift": drift}
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -42,7 +42,9 @@ options:
     type: bool
     default: false
   generation:
-    description: Number of the generation that the mode belongs to. Left as it is when not given.
+    description:
+      - Number of the generation that the mode belongs to. Left as it is when not given.
+      - With V(confirm), the mode of another generation is not confirmed.
     type: int
   pin_dir:
     description: Where the datapath is pinned.

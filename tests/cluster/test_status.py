@@ -114,6 +114,16 @@ def test_every_foreign_change_is_named(lab: Lab, tmp_path: Path) -> None:
         assert f"filter on {removed} ingress" in text
 
 
+def test_lost_record_does_not_pass_for_a_node_without_drift(lab: Lab, tmp_path: Path) -> None:
+    lab.nodes[2].run(["mv", "/var/lib/ebpf-overlay/generations/1/manifest.json", "/root/"])
+    done, nodes, _page = status(tmp_path)
+    lab.nodes[2].run(["mv", "/root/manifest.json", "/var/lib/ebpf-overlay/generations/1/"])
+    assert done.succeeded()
+    assert [item["object"] for item in nodes["ovl-n2"]["drift"]] == ["record of generation 1"]
+    assert nodes["ovl-n2"]["state"] == "drifted"
+    assert "it is lost or damaged" in done.output
+
+
 def test_lost_maps_and_a_node_that_is_down(lab: Lab, tmp_path: Path) -> None:
     lab.nodes[1].run(["rm", "-rf", PINS])
     lab.nodes[2].stop()

@@ -101,6 +101,13 @@ def test_there_is_nothing_to_confirm_unless_on(mode: str) -> None:
     assert plan_mode(Wanted("confirm"), Observed(Control(mode), 0, NOW), PIN).unmet
 
 
+@pytest.mark.parametrize("generation", [1, 3])
+def test_the_mode_of_another_generation_is_not_confirmed(generation: int) -> None:
+    seen = Observed(Control("on", NOW + 1, 4, 2), 0, NOW)
+    assert plan_mode(Wanted("confirm", generation=generation), seen, PIN).unmet
+    assert not plan_mode(Wanted("confirm", generation=2), seen, PIN).unmet
+
+
 def test_draining_does_not_bring_back_what_is_off() -> None:
     expired = Control("on", NOW - 1, 1, 0)
     assert applied(expired, plan_mode(Wanted("drain"), Observed(expired, 0, NOW), PIN).operations).mode == "off"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A confirmation that waits for its turn while the node goes back confirms nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _generation_states
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, digest_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
+from ansible_collections.ebpf.overlay.plugins.modules import overlay_generation
+
+
+class Module:
+    """As the module sees Ansible."""
+
+    check_mode = False
+
+    def __init__(self, **params: Any) -> None:
+        self.params = params
+
+
+def begin(store: Store, number: int, identity: str) -> None:
+    calls = ({"module": "bpffs", "arguments": {"path": f"/{number}"}},)
+    generation = Generation(number, number - 1, digest_of(calls), "now", calls)
+    store.begin(Attempt(identity, number, number - 1, 1 << 62, "boot"), generation, b"runtime")
+
+
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_confirmation_is_judged_by_what_the_node_is_when_its_turn_comes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, goes_back: bool
+) -> None:
+    store, lock = Store(str(tmp_path / "state")), str(tmp_path / "lock")
+    monkeypatch.setattr(overlay_generation, "Store", lambda: store)
+    monkeypatch.setattr(overlay_generation, "LOCK", lock)
+    monkeypatch.setattr(_generation_states, "confirm_mode", lambda _number: None)  # no datapath here
+    monkeypatch.setattr(_generation_states, "was_on", lambda _history: True)
+    monkeypatch.setattr(_generation_states._watchdog, "disarm", lambda: None)
+    begin(store, 1, "first")
+    store.confirm(1, "first")
+    begin(store, 2, "second")
+    errors: list[OverlayError] = []
+
+    def confirm() -> None:
+        try:
+            overlay_generation.ensure(Module(state="confirmed", attempt="second", number=2))
+        except OverlayError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=confirm)
+    with one_run(path=lock):
+        waiting.start()
+        time.sleep(0.5)
+        if goes_back:
+            store.give_up()
+            store.confirm(1, "returned")
+    waiting.join()
+    history = store.read()
+    assert [str(error) for error in errors if "has not begun or is over" not in str(error)] == []
+    assert (bool(errors), history.confirmed, history.attempt) == (goes_back, 1 if goes_back else 2, None)
+    assert history.confirmed in history.generations

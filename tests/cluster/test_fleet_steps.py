@@ -21,6 +21,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 
 SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"
+PINS = "/sys/fs/bpf/ebpf-overlay"
 UPGRADE = {"overlay_services": [{"port": 8080}, {"port": 9090}], "overlay_batches": [1, "100%"]}
 BATCHES = [2, 1] if SOAK else [1]  # in this order, since the last trouble stays
 
@@ -71,6 +72,16 @@ def take_the_priority(node: Node) -> None:
     node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "1", *match])
 
 
+def drop_requests(node: Node) -> None:
+    """By the workload's own firewall, which the overlay does not skip."""
+    rule = "table inet deaf { chain in { type filter hook input priority 0; tcp dport 8080 drop; }; }"
+    node.workloads[1].host_run(["nft", "-f", "-"], stdin=rule)
+
+
+def answer_requests(node: Node) -> None:
+    node.workloads[1].host_run(["nft", "delete", "table", "inet", "deaf"])
+
+
 def freeze_services(node: Node) -> None:
     """No process may write to the map from now on; nobody can take that back."""
     bpf.map_freeze(bpf.obj_get(f"{Datapath(node).pins}/services"))
@@ -84,8 +95,14 @@ FILL = "Fill the maps"
 ATTACH = "Attach the programs, the reply side first"
 TELL = "Tell the datapath which interfaces carry it"
 SWITCH = "Switch the overlay on"
+COUNTERS = "Read the overlay's counters over a new connection"
+COUNTERS_AGAIN = "Read the counters again"
 CONFIRM = "Confirm the generation"
+FAILED = "Note the failure"
 CONNECT = "Connect to the services of this node's workloads from another node"
+
+STATS = f"{PINS}/stats"
+NO_STATS, STATS_AGAIN = shell(f"rm {STATS}; mkdir {STATS}"), shell(f"rmdir {STATS}")
 
 # On nodes without the overlay.
 FIRST = [
@@ -94,6 +111,10 @@ FIRST = [
         INSTALL, "linux-libc-dev",
         shell("dpkg --purge --force-depends linux-libc-dev; mv /etc/apt/sources.list /root/"),
         shell("mv /root/sources.list /etc/apt/; apt-get -qq update; apt-get -qq install linux-libc-dev"),
+    ),
+    Trouble(
+        MOUNT, "no such folder", shell("mount -t tmpfs tmpfs /sys/fs"), shell("umount /sys/fs"),
+        at=MOUNT, undone_at=FAILED,
     ),
     Trouble(ATTACH, "priority", take_the_priority, on_host("tc", "qdisc", "del", "dev", "WORKLOAD", "clsact")),
 ]  # fmt: skip
@@ -105,12 +126,16 @@ SECOND = [
         ATTACH, "ENODEV",
         on_host("ip", "link", "set", "dev", "WORKLOAD", "name", "gone"),
         on_host("ip", "link", "set", "dev", "gone", "name", "WORKLOAD"),
-        at=ATTACH, undone_at="Note the failure",
+        at=ATTACH, undone_at=FAILED,
     ),
     Trouble(
-        SWITCH, "No datapath is loaded", shell("rm /sys/fs/bpf/ebpf-overlay/control"), at=SWITCH,
+        SWITCH, "No datapath is loaded", shell(f"rm {PINS}/control"), at=SWITCH,
         variables={"overlay_redirect": "neigh"},
     ),
+    Trouble(TELL, "No map is pinned", shell(f"rm {PINS}/devices"), at=TELL),
+    Trouble(COUNTERS, STATS, NO_STATS, STATS_AGAIN, at=COUNTERS, undone_at=FAILED),
+    Trouble(CONNECT, "no answer within 3 s", drop_requests, answer_requests, at=CONNECT, undone_at=FAILED),
+    Trouble(COUNTERS_AGAIN, STATS, NO_STATS, STATS_AGAIN, at=COUNTERS_AGAIN, undone_at=FAILED),
     Trouble(
         "Refuse a probe that did not take the overlay", "did not redirect a single packet",
         on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,

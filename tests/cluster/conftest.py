@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from fleet.datapath import full
 from lab.api import Lab
 
+# Seconds until a node that is down or cut off counts as unreachable: fewer than for a user, since tests wait for it.
+os.environ["ANSIBLE_TIMEOUT"] = str(full(10, 5))
 LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play
-from fleet.datapath import SOAK, Datapath
+from fleet.datapath import SOAK, Datapath, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
@@ -23,6 +23,7 @@ SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"
 PINS = "/sys/fs/bpf/ebpf-overlay"
 UPGRADE = {"overlay_services": [{"port": 8080}, {"port": 9090}], "overlay_batches": [1, "100%"]}
+LEASE = full(45, 8)  # seconds; enough for all but the node that dawdles
 BATCHES = [2, 1] if SOAK else [1]  # in this order, since the last trouble stays
 
 Act = Callable[[Node], Any]
@@ -140,7 +141,7 @@ SECOND = [
         "Refuse a probe that did not take the overlay", "did not redirect a single packet",
         on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,
     ),
-    Trouble(CONFIRM, "the node went back", variables={"overlay_lease": 8, "overlay_probe_tasks": "slow"}),
+    Trouble(CONFIRM, "the node went back", variables={"overlay_lease": LEASE, "overlay_probe_tasks": "slow"}),
     Trouble(FILL, "EPERM", freeze_services),
 ]  # fmt: skip
 
@@ -174,7 +175,7 @@ def follower(trouble: Trouble, node: Node, batch: int) -> Callable[[str], None]:
 def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) -> None:
     node = lab.nodes[batch]
     (folder / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
-    wait = f"- name: Wait\n  ansible.builtin.command: sleep 9\n  when: inventory_hostname == '{node.name}'\n"
+    wait = f"- name: Wait\n  ansible.builtin.command: sleep {LEASE + 1}\n  when: inventory_hostname == '{node.name}'\n"
     (folder / "slow").write_text(wait, encoding="utf-8")
     files = {name: str(folder / value) for name, value in trouble.variables.items() if value in ("overlay.c", "slow")}
     if "node_source" in files:

@@ -129,7 +129,10 @@ class Confirmed:
         done = history.attempt is None and history.by == self.identity
         awaited = bool(history.attempt and history.attempt.identity == self.identity)
         # The same words for all nodes, so that a dry run of a fleet warns once.
-        unmet = "The attempt to confirm has not begun or is over: the node went back, or another run began a new one."
+        unmet = (
+            "The attempt to confirm has not begun or is over: the node went back when its time was up (overlay_lease, "
+            "overlay_apply_timeout), or another run began a new one."
+        )
         return Plan(
             operations=() if done else (ConfirmAttempt(self.number),),
             before=_generations.describe(history, history.confirmed),

@@ -22,7 +22,11 @@ from .conftest import bring_up, take_down
 
 SITE, ROLLBACK, DISABLE = "site.yml", "rollback.yml", "playbooks/disable.yml"
 CONVERSATIONS = full(200, 20)
-ONE = {"overlay_services": [{"port": 8080}, {"port": TALK_PORT}], "overlay_batches": ["100%"]}
+ONE = {
+    "overlay_services": [{"port": 8080}, {"port": TALK_PORT}],
+    "overlay_batches": ["100%"],
+    "overlay_lease": full(300, 60),  # seconds; all nodes at once take their time on a small machine
+}
 TWO = {**ONE, "overlay_services": [{"port": 8080}, {"port": TALK_PORT}, {"port": 7070}]}
 BRIEFLY = {"overlay_drain_timeout": 2}
 

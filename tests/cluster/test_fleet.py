@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from fleet import play, state
-from fleet.datapath import full
+from fleet.datapath import AT_ONCE, full
 from fleet.generation import dump, history, recorded, settled, takes_the_overlay
 from lab.api import Lab
 
 SITE = "site.yml"
-AT_ONCE = {"overlay_batches": ["100%"]}
 
 
 def probe_file(folder: Path, tasks: str) -> dict[str, str]:

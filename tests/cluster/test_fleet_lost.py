@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from fleet import play
 from fleet.cut import cut_at, mend
-from fleet.datapath import SOAK, Datapath, full
+from fleet.datapath import AT_ONCE, SOAK, Datapath, full
 from fleet.generation import dump, history, pending, recorded, settled, takes_the_overlay
 from lab.api import Lab, Node, wait_until
 
@@ -31,7 +31,6 @@ LEASE = full(60, 10)
 APPLY = full(240, 25)  # seconds; a batch of many nodes takes its time on a small machine
 TIMES = {"overlay_lease": LEASE, "overlay_apply_timeout": APPLY, "overlay_batches": [1, "100%"]}
 GRACE = 120  # seconds for a busy machine to restore a generation, which takes two or three
-AT_ONCE = {"overlay_batches": ["100%"]}
 TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}
 STEPS = (
     "Compare with what the node is, and begin a generation if it differs",

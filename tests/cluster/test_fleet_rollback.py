@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fleet import play, state
 from fleet.cut import cut, mend
-from fleet.datapath import TALK_PORT, Cluster, full
+from fleet.datapath import AT_ONCE, TALK_PORT, Cluster, full
 from fleet.generation import dump, history, recorded, takes_the_overlay
 from fleet.traffic import Conversations
 from lab.api import Endpoint, Lab
@@ -22,11 +22,7 @@ from .conftest import bring_up, take_down
 
 SITE, ROLLBACK, DISABLE = "site.yml", "rollback.yml", "playbooks/disable.yml"
 CONVERSATIONS = full(200, 20)
-ONE = {
-    "overlay_services": [{"port": 8080}, {"port": TALK_PORT}],
-    "overlay_batches": ["100%"],
-    "overlay_lease": full(300, 60),  # seconds; all nodes at once take their time on a small machine
-}
+ONE = {"overlay_services": [{"port": 8080}, {"port": TALK_PORT}], **AT_ONCE}
 TWO = {**ONE, "overlay_services": [{"port": 8080}, {"port": TALK_PORT}, {"port": 7070}]}
 BRIEFLY = {"overlay_drain_timeout": 2}
 

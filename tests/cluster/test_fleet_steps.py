@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play
-from fleet.datapath import SOAK, Datapath, full
+from fleet.datapath import AT_ONCE, SOAK, Datapath, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
@@ -153,7 +153,7 @@ def lab(ready_lab: Lab) -> Lab:
 
 @pytest.fixture(scope="module")
 def upgraded_lab(lab: Lab) -> Lab:
-    play.playbook(SITE, variables={"overlay_batches": ["100%"]}).succeeded()
+    play.playbook(SITE, variables=AT_ONCE).succeeded()
     return lab
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from fleet import play
+from fleet.datapath import AT_ONCE
 from lab import paths
 from lab.api import Lab, Node
 
@@ -58,7 +59,7 @@ def site(
     group["hosts"].pop(without, None)
     path = folder / "inventory.yml"
     path.write_text(json.dumps(inventory), encoding="utf-8")
-    return play.playbook("site.yml", *options, variables={"overlay_batches": ["100%"], **variables}, inventory=path)
+    return play.playbook("site.yml", *options, variables={**AT_ONCE, **variables}, inventory=path)
 
 
 def foretold(folder: Path, *options: str, **more: Any) -> play.Run:

@@ -37,7 +37,7 @@ def full(count: int, otherwise: int) -> int:
     return count if SOAK else otherwise
 
 
-# Variables of a roll-out whose topic is not the batches. The lease: 20 nodes at once take their time on a small machine.
+# For roll-outs whose topic is not the batches. The lease: 20 nodes at once take their time on a small machine.
 AT_ONCE = {"overlay_batches": ["100%"], "overlay_lease": full(300, 60)}
 
 

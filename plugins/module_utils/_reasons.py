@@ -6,51 +6,60 @@
 
 from __future__ import annotations
 
-# (name, what it means). The order is the order in the map `stats`.
-REASONS: tuple[tuple[str, str], ...] = (
+# Number -> (name, what it means). A number is given once: append, and move to RETIRED what is not counted any more.
+REASONS: dict[int, tuple[str, str]] = {
     # What the overlay did.
-    ("to_workload", "redirected to the workload's interface"),
-    ("to_uplink", "redirected to the uplink"),
-    ("icmp_to_workload", "ICMP error about a known flow, redirected to the workload"),
+    0: ("to_workload", "sent straight to the workload's interface"),
+    1: ("to_uplink", "sent straight to the uplink"),
     # Why a packet took the kernel's own path.
-    ("not_ip", "neither IPv4 nor IPv6, or behind a VLAN tag"),
-    ("not_tcp", "another protocol than TCP, or an IPv6 extension header before it"),
-    ("malformed", "a header is truncated, has options, or contradicts itself"),
-    ("fragment", "a fragment of a datagram"),
-    ("not_service", "neither port is a listed service"),
-    ("mode_off", "the mode is off"),
-    ("lease_expired", "nobody confirmed the mode before its deadline"),
-    ("other_host", "the frame was addressed to another host: the interface is promiscuous, or a switch flooded it"),
-    ("draining", "a new flow while the mode is drain"),
-    ("unknown_flow", "not a first packet, and its flow is not known: it began in the kernel's path"),
-    ("not_workload", "the address is no workload of this node"),
-    ("not_peer", "the other end is in none of the listed prefixes"),
-    ("host_address", "the other end is an address of this very node"),
-    ("same_node", "the other end is a workload of this node too"),
-    ("spoofed", "the source address does not belong to the interface that the packet came from"),
-    ("wrong_uplink", "the packet came in by another uplink than the way back to its source"),
-    ("interface_gone", "the interface in the map is gone, replaced, or does not carry the overlay's program"),
-    ("route_differs", "the kernel's routes lead elsewhere than the maps, or have a smaller MTU"),
-    ("silent", "an earlier first packet to the same address got no answer through the overlay"),
-    ("first_packet_repeated", "the first packet came again without an answer: the flow goes to the kernel's path"),
-    ("ttl", "TTL or hop limit used up: the kernel answers"),
-    ("too_big", "larger than the MTU of the way out: the kernel answers"),
-    ("flows_full", "no room for one more flow"),
+    2: ("not_ip", "neither IPv4 nor IPv6, or behind a VLAN tag"),
+    3: ("not_tcp", "another protocol than TCP, or an IPv6 extension header before it"),
+    4: ("malformed", "a header is truncated, has options, or contradicts itself"),
+    5: ("fragment", "a fragment of a datagram"),
+    6: ("not_service", "neither port is a listed service"),
+    7: ("lease_expired", "nobody confirmed the mode before its deadline"),
+    8: ("other_host", "the frame was addressed to another host: the interface is promiscuous, or a switch flooded it"),
+    9: ("ttl", "TTL or hop limit used up: the kernel answers"),
+    10: ("exempt", "the mark says that the packet stays with the kernel"),
+    11: ("handshake", "SYN, SYN-ACK, or the ACK that completes a handshake: always the kernel's way"),
+    12: ("ending", "FIN or RST: always the kernel's way"),
+    13: ("heartbeat", "the packet that asks the kernel for the way anew"),
+    14: ("waiting", "a heartbeat is under way: until it comes out, the others follow it"),
+    15: ("unknown_flow", "its connection was not admitted: it is older than the overlay, translated, or not eligible"),
+    16: ("unproven", "the way is tried by another flow first, or data was lost on it a moment ago"),
+    17: ("interface_gone", "the interface on the way is gone, or does not carry the overlay's program"),
+    18: ("spoofed", "the source address does not belong to the interface that the packet came from"),
+    19: ("draining", "a new connection while the mode is drain"),
+    20: ("not_workload", "the address is no workload of this node"),
+    21: ("same_node", "the other end is a workload of this node too"),
+    22: ("not_peer", "the other end is in none of the listed prefixes"),
+    23: ("host_address", "the other end is an address of this very node"),
+    # How far handshakes came: each was seen going in, and coming out as it must.
+    32: ("syn_in", "the SYN of an eligible connection went in"),
+    33: ("syn_out", "it came out, forwarded and otherwise unchanged"),
+    34: ("answer_in", "its SYN-ACK went in"),
+    35: ("answer_out", "the SYN-ACK came out"),
+    36: ("ack_in", "the ACK that completes the handshake went in"),
+    37: ("admitted", "the ACK came out: a flow"),
     # What became of flows.
-    ("flow_opened", "a flow was made from its first packet"),
-    ("flow_established", "the handshake of a flow was completed"),
-    ("flow_renewed", "a first packet came for an established flow, which stays: its receiver knows what it means"),
-    ("flow_closed", "an established flow ended: both ends sent FIN, or one sent RST"),
-    ("flow_reset", "RST came for a flow that was being opened or was established"),
-    (
-        "flow_replaced",
-        "an established flow was forgotten, because a first packet with its ports took the kernel's path",
-    ),
-    ("flow_swept", "an idle flow was removed to make room"),
-    ("transient_removed", "an entry of `transient` was removed on purpose (the rest of the shrinkage is eviction)"),
-)
+    48: ("renewed", "a heartbeat came out"),
+    49: ("way_changed", "a heartbeat came out elsewhere, or with another frame: the flow follows it"),
+    50: ("suspended", "two heartbeats in a row did not come out: all of the flow takes the kernel's path until two do"),
+    51: ("way_proven", "data that went a new way was acknowledged"),
+    52: ("way_broken", "data that went a new way was lost before any was acknowledged: left alone for a while"),
+    53: ("finished", "FIN of a flow came out"),
+    54: ("reset", "RST of a flow came out"),
+}
+
+# Numbers that must not be given again.
+RETIRED: frozenset[int] = frozenset()
 
 DIRECTIONS = ("uplink", "workload")
+STRIDE = 256  # numbers of a direction in the map `stats`: room for years
 
-# Index in the map `stats` -> label, such as "uplink.not_service".
-LABELS: tuple[str, ...] = tuple(f"{direction}.{name}" for direction in DIRECTIONS for name, _ in REASONS)
+# Index in the map `stats` -> label, such as "uplink.not_service"; for a number without a reason, "uplink.24".
+LABELS: tuple[str, ...] = tuple(
+    f"{direction}.{REASONS[number][0] if number in REASONS else number}"
+    for direction in DIRECTIONS
+    for number in range(STRIDE)
+)

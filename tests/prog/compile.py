@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf, _plan_object, _source
 
-PROGRAMS = ("from_uplink", "from_workload")
+PROGRAMS = ("from_uplink", "from_workload", "to_uplink", "to_workload")
 
 
 def main(channel: int, source: str, flags: list[str]) -> None:

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Pass, or lower the TTL and redirect. */
+/* Pass, or make of the packet what the kernel would have made, and redirect it. */
 #pragma once
-
-/* bcc declares bpf_redirect_neigh with three parameters; the kernel takes four. */
-static long (*const redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *parameters, int size, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
 
 static __always_inline int pass(struct __sk_buff *skb, const struct packet *packet)
 {
@@ -13,9 +9,10 @@ static __always_inline int pass(struct __sk_buff *skb, const struct packet *pack
 }
 
 /* In place: bpf_skb_store_bytes takes some 20 ns more. IPv4: RFC 1624, as ip_decrease_ttl() in include/net/ip.h. */
-static __always_inline bool lower_ttl(struct __sk_buff *skb)
+static __always_inline bool forward(struct __sk_buff *skb, const struct recent *recent)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 *header = data;
 
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
@@ -34,42 +31,33 @@ static __always_inline bool lower_ttl(struct __sk_buff *skb)
 		ip->check = sum + (sum >= 0xffff);
 		ip->ttl--;
 	}
+	header[0] = recent->header[0];
+	header[1] = recent->header[1];
+	header[2] = recent->header[2];
 	return true;
 }
 
-static __always_inline int neigh(struct __sk_buff *skb, __u32 ifindex, const union address *next_hop)
+static __always_inline int redirect(struct __sk_buff *skb, struct packet *packet, struct recent *recent)
 {
-	struct bpf_redir_neigh parameters = {};
+	__u32 zero = 0, *own;
 
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		parameters.nh_family = 10; /* AF_INET6 */
-		__builtin_memcpy(parameters.ipv6_nh, next_hop, sizeof(*next_hop));
-	} else {
-		parameters.nh_family = 2; /* AF_INET */
-		parameters.ipv4_nh = next_hop->words[3];
-	}
-	return redirect_neigh(ifindex, &parameters, sizeof(parameters), 0);
-}
-
-static __always_inline int redirect(struct __sk_buff *skb, struct packet *packet, struct way *way)
-{
-	bool to_uplink = packet->direction == FROM_WORKLOAD;
-
-	if (!lower_ttl(skb)) {
+	/* What the link padded a short frame with: the kernel cuts it off (ip_rcv_core, ip6_rcv_core). */
+	if (skb->len > ETH_HLEN + packet->length && bpf_skb_change_tail(skb, ETH_HLEN + packet->length, 0)) {
 		refuse(packet, REASON_malformed);
 		return pass(skb, packet);
 	}
-	count(packet->direction,
-	      to_uplink ? REASON_to_uplink : packet->tcp_flags ? REASON_to_workload : REASON_icmp_to_workload, skb->len);
-#if OVERLAY_REDIRECT == REDIRECT_PLAIN
-	return bpf_redirect(way->ifindex, 0);
-#else
-	if (to_uplink)
-		return neigh(skb, way->ifindex, &way->next_hop);
-#if OVERLAY_REDIRECT == REDIRECT_PEER
-	return bpf_redirect_peer(way->ifindex, 0);
-#else
-	return neigh(skb, way->ifindex, &packet->key->workload);
-#endif
-#endif
+	if (!forward(skb, recent)) {
+		refuse(packet, REASON_malformed);
+		return pass(skb, packet);
+	}
+	count(packet->direction, packet->direction == FROM_WORKLOAD ? REASON_to_uplink : REASON_to_workload, skb->len);
+	/* A packet must not overtake one that waits in the backlog of the veth: not in the tick in which it went there. */
+	if (recent->peer && bpf_jiffies64() != recent->since)
+		return bpf_redirect_peer(recent->out, 0);
+	own = crossing.lookup(&zero);
+	if (own)
+		*own = recent->out;
+	skb->mark = recent->mark;
+	skb->priority = recent->priority;
+	return bpf_redirect(recent->out, 0);
 }

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The overlay: TCP flows of listed services go from the uplink straight to the workload's interface and back.
+ * The overlay: a shortcut for packets of TCP connections that the kernel has admitted and keeps admitting.
  *
- *   uplink ----> from_uplink    (TC ingress of the NIC)  ----> workload
- *   uplink <---- from_workload  (TC ingress of the veth) <---- workload
+ *   uplink ----> from_uplink  - - - shortcut - - ->  to_workload ----> workload
+ *                     \---- the kernel's own path ----/
+ *   uplink <---- to_uplink    < - - shortcut - - -   from_workload <-- workload
  *
- * Read top to bottom: settings, types, maps, parse, recent, flows, decide, act.
- * Any doubt returns TC_ACT_UNSPEC: the packet takes the kernel's own path and other filters still run.
- * Nothing here drops a packet.
+ * The kernel owns every connection. Its handshake, its end and a heartbeat of each direction always take the kernel's
+ * path; from_* see them go in, to_* see them come out, and packets in between are sent the way that those took.
+ *
+ * Read top to bottom: settings, types, maps, parse, ways, handshake, trial, shortcut, act.
+ * Any doubt returns TC_ACT_UNSPEC: the packet takes the kernel's path and other filters still run. Nothing here drops.
  */
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -19,30 +22,66 @@
 #include "settings.h"
 #include "reasons.h"
 #include "types.h"
+#include "layout.h"
 #include "maps.h"
 #include "parse.h"
-#include "recent.h"
-#include "flows.h"
-#include "decide.h"
+#include "ways.h"
+#include "handshake.h"
+#include "trial.h"
+#include "shortcut.h"
 #include "act.h"
 
-static __always_inline int overlay(struct __sk_buff *skb, enum direction direction)
+/* TC ingress: the shortcut, or the kernel's path. */
+static __always_inline int decide(struct __sk_buff *skb, enum direction direction)
 {
 	struct flow_key key;
 	struct packet packet = {.direction = direction, .key = &key};
-	struct way way;
+	struct recent *recent;
+	__u32 zero = 0;
+	struct control *active = control.lookup(&zero);
 
-	if (parse(skb, &packet) && decide(skb, &packet, &way))
-		return redirect(skb, &packet, &way);
-	return pass(skb, &packet);
+	if (!active || READ_ONCE(active->mode) == MODE_OFF)
+		return TC_ACT_UNSPEC;
+	if (!parse(skb, &packet))
+		return pass(skb, &packet);
+	recent = shortcut(skb, &packet, active);
+	return recent ? redirect(skb, &packet, recent) : pass(skb, &packet);
+}
+
+/* TC egress: what the kernel let out. Only looks. */
+static __always_inline int watch(struct __sk_buff *skb, enum direction direction)
+{
+	struct flow_key key;
+	struct packet packet = {.direction = direction, .key = &key};
+	__u32 zero = 0, *own = crossing.lookup(&zero);
+	struct control *active;
+
+	if (own && *own == skb->ifindex) { /* redirected by us a moment ago: proves nothing */
+		*own = 0;
+		return TC_ACT_UNSPEC;
+	}
+	active = control.lookup(&zero);
+	if (active && READ_ONCE(active->mode) != MODE_OFF && parse(skb, &packet))
+		came_out(skb, &packet, active);
+	return TC_ACT_UNSPEC;
 }
 
 int from_uplink(struct __sk_buff *skb)
 {
-	return overlay(skb, FROM_UPLINK);
+	return decide(skb, FROM_UPLINK);
 }
 
 int from_workload(struct __sk_buff *skb)
 {
-	return overlay(skb, FROM_WORKLOAD);
+	return decide(skb, FROM_WORKLOAD);
+}
+
+int to_workload(struct __sk_buff *skb)
+{
+	return watch(skb, FROM_UPLINK);
+}
+
+int to_uplink(struct __sk_buff *skb)
+{
+	return watch(skb, FROM_WORKLOAD);
 }

@@ -5,10 +5,13 @@
 struct packet {
 	enum direction direction;
 	volatile __u8 reason; /* why it stays on the kernel's path; 0: nothing speaks against leaving it */
-	__u8 tcp_flags;      /* 0: an ICMP error; length and TTL are its own, the key is that of the packet quoted inside */
+	__u8 flags;	      /* of TCP */
 	__u8 ttl;
-	__u32 length;        /* of the IP packet, bytes */
-	__u32 header_length; /* IP and TCP headers, bytes */
+	__u8 tos;
+	__u32 length;	      /* of the IP packet, bytes */
+	__u32 header_length;  /* IP and TCP headers, bytes */
+	__u32 sequence;
+	__u32 acknowledgement;
 	struct flow_key *key; /* apart, so that the rest may live in registers: map functions are given its address */
 };
 
@@ -27,19 +30,15 @@ static __always_inline bool refuse(struct packet *packet, enum reason reason)
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+#define DSCP 0xfc /* of TOS or traffic class; the rest is ECN, which every packet may set as it likes */
 #define LINEAR 128 /* bytes that hold every header looked at here */
 
-static __always_inline __u32 protocols_of(__be16 port)
+static __always_inline bool is_service(__be16 port)
 {
 	__u32 index = bpf_ntohs(port);
 	__u32 *protocols = services.lookup(&index);
 
-	return protocols ? *protocols : 0;
-}
-
-static __always_inline bool is_service(__be16 port)
-{
-	return protocols_of(port) & SERVICE_TCP;
+	return protocols && *protocols & SERVICE_TCP;
 }
 
 /* The workload's port first: most workloads serve. */
@@ -74,14 +73,15 @@ static __always_inline bool is_mapped(const union address *address)
 	return !address->halves[0] && address->words[2] == bpf_htonl(0xffff);
 }
 
-/* `source` and `destination` become workload and remote end. `outbound`: the packet is (or was) on its way out. */
-#define SET_KEY(packet, outbound, set, ip, source, destination, source_port, destination_port)                           \
+/* Source and destination become workload and remote end. */
+#define SET_KEY(packet, set, ip, source_address, destination_address, tcp)                                            \
 	do {                                                                                                         \
-		struct flow_key *key_ = (packet)->key;                                                              \
-		set((outbound) ? &key_->workload : &key_->remote, source, ip);                                       \
-		set((outbound) ? &key_->remote : &key_->workload, destination, ip);                                  \
-		key_->workload_port = (outbound) ? (source_port) : (destination_port);                               \
-		key_->remote_port = (outbound) ? (destination_port) : (source_port);                                 \
+		bool outbound_ = (packet)->direction == FROM_WORKLOAD;                                               \
+		struct flow_key *key_ = (packet)->key;                                                               \
+		set(outbound_ ? &key_->workload : &key_->remote, source_address, ip);                                \
+		set(outbound_ ? &key_->remote : &key_->workload, destination_address, ip);                           \
+		key_->workload_port = outbound_ ? (tcp)->source : (tcp)->dest;                                       \
+		key_->remote_port = outbound_ ? (tcp)->dest : (tcp)->source;                                         \
 		key_->protocol = IPPROTO_TCP;                                                                        \
 		key_->pad[0] = key_->pad[1] = key_->pad[2] = 0;                                                      \
 	} while (0)
@@ -93,10 +93,12 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 
 	if (header < sizeof(*tcp) || packet->length < ip_header + header)
 		return refuse(packet, REASON_malformed);
-	if (!flags || ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
+	if (!(flags & (TCP_SYN | TCP_RST | TCP_ACK)) || ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
 		return refuse(packet, REASON_malformed);
-	packet->tcp_flags = flags;
+	packet->flags = flags;
 	packet->header_length = ip_header + header;
+	packet->sequence = bpf_ntohl(tcp->seq);
+	packet->acknowledgement = bpf_ntohl(tcp->ack_seq);
 	return true;
 }
 
@@ -104,104 +106,51 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
  * Ports come before whatever else may be wrong, because most packets are not ours and have only these to tell it by.
  * Both functions are given frames that hold an IP and a TCP header.
  */
-static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, void *data, void *end)
+static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, void *data)
 {
 	struct iphdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
-	__u8 protocol = ip->protocol;
-
-	/* RFC 792: destination unreachable, time exceeded, parameter problem. */
-	struct icmp {
-		__u8 type, code;
-		__be16 checksum;
-		__u32 rest;
-		struct iphdr ip;
-		__be16 source, destination;
-	} *icmp = (void *)(ip + 1);
 
 	if (*(__u8 *)ip != 0x45)
 		return refuse(packet, REASON_malformed);
-	if (protocol == IPPROTO_TCP) {
-		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
-			return refuse(packet, REASON_not_service);
-	} else if (protocol != IPPROTO_ICMP || packet->direction != FROM_UPLINK || (void *)(icmp + 1) > end) {
+	if (ip->protocol != IPPROTO_TCP)
 		return refuse(packet, REASON_not_tcp);
-	}
+	if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
+		return refuse(packet, REASON_not_service);
 	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
 		return refuse(packet, REASON_fragment);
 	packet->length = bpf_ntohs(ip->tot_len);
+	if (!packet->length && skb->gso_size) /* more than the field holds (BIG TCP, iph_set_totlen) */
+		packet->length = skb->len - ETH_HLEN;
 	if (packet->length + ETH_HLEN > skb->len)
 		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->ttl;
-
-	if (protocol == IPPROTO_TCP) {
-		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv4, ip, ip->saddr, ip->daddr, tcp->source, tcp->dest);
-		return parse_tcp(packet, tcp, sizeof(*ip));
-	}
-	if ((void *)(icmp + 1) > end) /* once more, for the verifier */
-		return refuse(packet, REASON_not_tcp);
-	if (icmp->type != 3 && icmp->type != 11 && icmp->type != 12)
-		return refuse(packet, REASON_not_tcp);
-	if (*(__u8 *)&icmp->ip != 0x45 || icmp->ip.protocol != IPPROTO_TCP || (icmp->ip.frag_off & bpf_htons(0x1fff)) ||
-	    icmp->ip.saddr != ip->daddr || packet->length < sizeof(*ip) + sizeof(*icmp))
-		return refuse(packet, REASON_malformed);
-	if (!concerns_service(icmp->source, icmp->destination, true))
-		return refuse(packet, REASON_not_service);
-	packet->tcp_flags = *(volatile __u8 *)&icmp->ip.protocol ^ IPPROTO_TCP; /* zero, see set_ipv4() */
-	SET_KEY(packet, true, set_ipv4, ip, icmp->ip.saddr, icmp->ip.daddr, icmp->source, icmp->destination);
-	return true;
+	packet->tos = ip->tos;
+	SET_KEY(packet, set_ipv4, ip, ip->saddr, ip->daddr, tcp);
+	return parse_tcp(packet, tcp, sizeof(*ip));
 }
 
-static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *packet, void *data, void *end)
+static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *packet, void *data)
 {
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
 	__u8 protocol = ip->nexthdr;
-	union address destination;
-
-	/* RFC 4443: types 1 to 4 are the errors that a TCP can get. */
-	struct icmpv6 {
-		__u8 type, code;
-		__be16 checksum;
-		__u32 rest;
-		struct ipv6hdr ip;
-		__be16 source, destination;
-	} *icmp = (void *)(ip + 1);
 
 	if (*(__u8 *)ip >> 4 != 6)
 		return refuse(packet, REASON_malformed);
-	if (protocol == IPPROTO_TCP) {
-		if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
-			return refuse(packet, REASON_not_service);
-	} else if (protocol != IPPROTO_ICMPV6 || packet->direction != FROM_UPLINK || (void *)(icmp + 1) > end) {
+	if (protocol != IPPROTO_TCP)
 		return refuse(packet, protocol == IPPROTO_FRAGMENT ? REASON_fragment : REASON_not_tcp);
-	}
+	if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
+		return refuse(packet, REASON_not_service);
 	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (packet->length + ETH_HLEN > skb->len)
 		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->hop_limit;
-
-	if (protocol == IPPROTO_TCP) {
-		SET_KEY(packet, packet->direction == FROM_WORKLOAD, set_ipv6, ip, &ip->saddr, &ip->daddr, tcp->source, tcp->dest);
-		if (is_mapped(&packet->key->workload))
-			return refuse(packet, REASON_malformed);
-		return parse_tcp(packet, tcp, sizeof(*ip));
-	}
-	if ((void *)(icmp + 1) > end) /* once more, for the verifier */
-		return refuse(packet, REASON_not_tcp);
-	if (icmp->type < 1 || icmp->type > 4)
-		return refuse(packet, REASON_not_tcp);
-	if (*(__u8 *)&icmp->ip >> 4 != 6 || icmp->ip.nexthdr != IPPROTO_TCP ||
-	    packet->length < sizeof(*ip) + sizeof(*icmp))
+	packet->tos = bpf_ntohl(*(__be32 *)ip) >> 20;
+	SET_KEY(packet, set_ipv6, ip, &ip->saddr, &ip->daddr, tcp);
+	if (is_mapped(&packet->key->workload))
 		return refuse(packet, REASON_malformed);
-	if (!concerns_service(icmp->source, icmp->destination, true))
-		return refuse(packet, REASON_not_service);
-	packet->tcp_flags = *(volatile __u8 *)&icmp->ip.nexthdr ^ IPPROTO_TCP; /* zero, see set_ipv4() */
-	SET_KEY(packet, true, set_ipv6, ip, &icmp->ip.saddr, &icmp->ip.daddr, icmp->source, icmp->destination);
-	set_ipv6(&destination, &ip->daddr, ip);
-	if (!same_address(&packet->key->workload, &destination) || is_mapped(&destination))
-		return refuse(packet, REASON_malformed);
-	return true;
+	return parse_tcp(packet, tcp, sizeof(*ip));
 }
 
 /* Too short for an IP and a TCP header. Only the reason is of interest. */
@@ -241,12 +190,12 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		if (!holds(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr), &data, &end))
 			return refuse_short(packet, true, (void *)(long)skb->data, (void *)(long)skb->data_end);
-		if (!parse_ipv4(skb, packet, data, end))
+		if (!parse_ipv4(skb, packet, data))
 			return false;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (!holds(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr), &data, &end))
 			return refuse_short(packet, false, (void *)(long)skb->data, (void *)(long)skb->data_end);
-		if (!parse_ipv6(skb, packet, data, end))
+		if (!parse_ipv6(skb, packet, data))
 			return false;
 	} else {
 		return refuse(packet, REASON_not_ip);

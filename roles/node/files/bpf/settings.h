@@ -2,28 +2,23 @@
 /* What a build can choose. Every setting can be given with -D. */
 #pragma once
 
-#define REDIRECT_PLAIN 0 /* fails, kept for the test that shows why */
-#define REDIRECT_NEIGH 1
-#define REDIRECT_PEER 2
+#define REDIRECT_NEIGH 1 /* by way of the interface, with the frame header that the kernel gave the flow's packets */
+#define REDIRECT_PEER 2	 /* straight into the workload's end of its veth */
 
-#ifndef OVERLAY_REDIRECT /* towards the workload; towards the uplink it is neigh, unless this is plain */
+#ifndef OVERLAY_REDIRECT /* towards the workload */
 #define OVERLAY_REDIRECT REDIRECT_NEIGH
 #endif
 
-#ifndef OVERLAY_CHECK_MTU /* 1: ask the kernel for an interface's MTU (Linux 5.12), 0: take the one in the maps */
-#define OVERLAY_CHECK_MTU 0
-#endif
-
-#ifndef OVERLAY_FLOWS /* room for established flows, a power of two, four times as many as are expected */
+#ifndef OVERLAY_FLOWS /* room for connections; one that is evicted takes the kernel's path */
 #define OVERLAY_FLOWS 65536
 #endif
 
-#ifndef OVERLAY_TRANSIENT /* room for flows that are being opened or closed; what a SYN flood can take */
-#define OVERLAY_TRANSIENT 16384
+#ifndef OVERLAY_PENDING /* room for handshakes, for each side that may begin one; what a SYN flood can take */
+#define OVERLAY_PENDING 8192
 #endif
 
-#ifndef OVERLAY_RECENT /* flows that each processor remembers without a lookup in `flows`, a power of two; 96 bytes each */
-#define OVERLAY_RECENT 2048
+#ifndef OVERLAY_RECENT /* directions of flows that each processor remembers, a power of two */
+#define OVERLAY_RECENT 4096
 #endif
 
 #ifndef OVERLAY_WORKLOADS
@@ -34,13 +29,18 @@
 #define OVERLAY_PEERS 65536
 #endif
 
-#ifndef OVERLAY_IDLE_NS /* an established flow without a packet for this long may be swept: one day */
-#define OVERLAY_IDLE_NS 86400000000000ULL
+#ifndef OVERLAY_IDLE /* a flow without a heartbeat for so many seconds is forgotten */
+#define OVERLAY_IDLE 86400
 #endif
 
-#ifndef OVERLAY_SILENT_NS /* how long a workload that did not answer through the overlay is left to the kernel */
-#define OVERLAY_SILENT_NS 30000000000ULL
+#ifndef OVERLAY_EXEMPT_MARK /* packets with all of these bits in their mark stay with the kernel; 0: none */
+#define OVERLAY_EXEMPT_MARK 0
 #endif
 
-/* Smaller packets fit every interface that carries IP in practice (RFC 791, RFC 1122 section 3.3.2): no MTU check. */
-#define OVERLAY_ALWAYS_FITS 576
+#ifndef OVERLAY_BROKEN /* how long a way on which data was lost before anything arrived is left alone, seconds */
+#define OVERLAY_BROKEN 30
+#endif
+
+#ifndef OVERLAY_PROVEN /* how long a way that carried data counts as proven for further flows, seconds */
+#define OVERLAY_PROVEN 60
+#endif

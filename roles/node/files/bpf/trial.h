@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The short way may be broken where the kernel's is not: a program of somebody else that we know nothing of, a guest
+ * behind a bridge. So between an uplink, a next hop and a workload, one flow tries it first. Data that is acknowledged proves
+ * it, for all flows; data that is sent again before that leaves it to the kernel for a while.
+ */
+#pragma once
+
+#define TRIAL_PATIENCE 2 /* seconds in which nothing was sent again, where one end only acknowledges */
+
+static __always_inline void name_trial(const struct flow *flow, struct trial_key *key)
+{
+	key->workload = flow->ways[FROM_UPLINK].out;
+	key->uplink = flow->ways[FROM_WORKLOAD].out;
+	key->next_hop[0] = flow->ways[FROM_WORKLOAD].header[0];
+	key->next_hop[1] = flow->ways[FROM_WORKLOAD].header[1] & bpf_htonl(0xffff0000);
+}
+
+/* An acknowledgement of data that went the short way, whichever way it goes itself. */
+static __always_inline void note_proof(const struct packet *packet, struct flow *flow)
+{
+	enum direction sender = (packet->direction ^ 1) & 1;
+
+	if ((flow->tried & 1 << sender) && !before(packet->acknowledgement, flow->tried_first[sender]))
+		flow->tried |= 4 << sender;
+}
+
+/* Whether data comes again that went the short way; notes what goes. */
+static __always_inline bool comes_again(const struct packet *packet, struct flow *flow)
+{
+	enum direction side = packet->direction & 1;
+	__u32 length = data_length(packet), end = packet->sequence + length;
+
+	if (!length)
+		return false;
+	if (!(flow->tried & 1 << side)) {
+		flow->tried |= 1 << side;
+		flow->tried_from[side] = packet->sequence;
+		flow->tried_first[side] = end;
+		flow->tried_until[side] = end;
+		return false;
+	}
+	if (packet->sequence == flow->tried_until[side])
+		flow->tried_until[side] = end;
+	return before(packet->sequence, flow->tried_until[side]) && !before(packet->sequence, flow->tried_from[side]);
+}
+
+/* Whether this packet may go the short way: it is proven, or this flow is the one that tries. */
+static __always_inline bool may_try(struct packet *packet, struct flow *flow, const struct control *active, __u64 now)
+{
+	struct trial_key key;
+	struct trial *trial;
+
+	name_trial(flow, &key);
+	trial = trials.lookup(&key);
+	if (trial && trial->state == TRIAL_proven && now - trial->since < (__u64)OVERLAY_PROVEN * active->second) {
+		flow->trial = TRIAL_proven;
+		return true;
+	}
+	if (trial && trial->state == TRIAL_broken && now - trial->since < (__u64)OVERLAY_BROKEN * active->second)
+		return refuse(packet, REASON_unproven);
+	if (trial && trial->state == TRIAL_running && trial->tag != flow->tag &&
+	    now - trial->since < (TRIAL_PATIENCE + 1) * active->second)
+		return refuse(packet, REASON_unproven);
+	if (!trial || trial->state != TRIAL_running || trial->tag != flow->tag) {
+		struct trial begun = {.since = now, .tag = flow->tag, .state = TRIAL_running};
+
+		flow->tried = 0;
+		flow->trial = TRIAL_running;
+		trials.update(&key, &begun);
+		comes_again(packet, flow);
+		return true;
+	}
+	if (comes_again(packet, flow)) {
+		trial->state = TRIAL_broken;
+		trial->since = now;
+		flow->trial = TRIAL_none;
+		count(packet->direction, REASON_way_broken, 0);
+		return refuse(packet, REASON_unproven);
+	}
+	if ((flow->tried & 12) == 12 || ((flow->tried & 12) && now - trial->since >= TRIAL_PATIENCE * active->second)) {
+		trial->state = TRIAL_proven;
+		trial->since = now;
+		flow->trial = TRIAL_proven;
+		count(packet->direction, REASON_way_proven, 0);
+	}
+	return true;
+}

@@ -255,15 +255,10 @@ def place_devices(ifindexes: Iterable[int]) -> list[tuple[int, int]]:
     """
     places: dict[int, int] = {}
     for ifindex in sorted(set(ifindexes)):
-        free = [place for probe in range(DEVICE_PROBES) if (place := (ifindex ^ probe) % DEVICES) not in places]
-        if not free:
-            raise OverlayError(
-                "place an interface in the map devices",
-                f"ifindex {ifindex}",
-                f"{DEVICE_PROBES} others have its places",
-                "Recreate that interface, so that it gets another ifindex, or list fewer workload interfaces.",
-            )
-        places[free[0]] = ifindex
+        candidates = (((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES))
+        place = next((place for place in candidates if place not in places), None)
+        if place is not None:
+            places[place] = ifindex
     return sorted(places.items())
 
 

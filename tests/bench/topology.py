@@ -167,12 +167,11 @@ def ifindexes() -> tuple[int, int]:
 def attached(from_uplink: int, from_workload: int, tcx: bool = False, watchers: Sequence[int] = ()) -> Iterator[None]:
     """The two programs at TC ingress, by clsact unless ``tcx``, as ``tc_bpf_attach`` does it.
 
-    ``watchers``: those at TC egress of uplink and workload, if there are any.
+    ``watchers``: those at TC egress of workload and uplink, if there are any.
     """
-    hooks = [
-        *zip(ifindexes(), ("ingress", "ingress"), (from_uplink, from_workload)),
-        *zip(ifindexes(), ("egress", "egress"), watchers),
-    ]
+    uplink, host_side = ifindexes()
+    hooks = [(uplink, "ingress", from_uplink), (host_side, "ingress", from_workload)]
+    hooks += zip((host_side, uplink), ("egress", "egress"), watchers)
     if tcx:
         types = {"ingress": bpf.ATTACH_TCX_INGRESS, "egress": bpf.ATTACH_TCX_EGRESS}
         links = [bpf.link_create_tcx(program, ifindex, types[direction]) for ifindex, direction, program in hooks]
@@ -209,6 +208,7 @@ def fill_overlay(loaded: Loaded) -> None:
     loaded.write("devices", place_devices((uplink, host_side)), _layout.SCHEMAS)
 
 
-def set_mode(loaded: Loaded, mode: str) -> None:
-    entry = {"deadline": 0, "mode": mode, "epoch": 1, "generation": 1, "second": jiffies_per_second()}
+def set_mode(loaded: Loaded, mode: str, second: int = jiffies_per_second()) -> None:
+    """``second``: jiffies until a heartbeat is due, and a little more."""
+    entry = {"deadline": 0, "mode": mode, "epoch": 1, "generation": 1, "second": second}
     loaded.write("control", [(0, entry)], _layout.SCHEMAS)

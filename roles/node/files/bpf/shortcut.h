@@ -167,6 +167,8 @@ static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet
 		WRITE_ONCE(way->proven, 0);
 		return refuse(packet, REASON_interface_gone);
 	}
+	if (known->in != way->in || !same_key(&known->key, packet->key))
+		known->packets = 0;
 	known->key = *packet->key;
 	known->in = way->in;
 	known->out = way->out;
@@ -232,5 +234,6 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 	if (packet->reason != LEAVES)
 		return 0;
 	known->next = packet->sequence + data_length(packet);
+	known->packets++;
 	return known;
 }

@@ -5,6 +5,7 @@
 struct packet {
 	enum direction direction;
 	volatile __u8 reason; /* why it stays on the kernel's path, or LEAVES */
+	volatile __u8 same;   /* YES or NO: this processor remembers this direction of the flow */
 	volatile __u8 again;  /* YES or NO: its data went this way before */
 	volatile __u8 proven; /* YES or NO: its way is */
 	__u8 flags;	      /* of TCP */

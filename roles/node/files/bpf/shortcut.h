@@ -129,10 +129,7 @@ static __always_inline bool judge(struct __sk_buff *skb, struct packet *packet, 
 		note_proof(packet, flow);
 	packet->proven = way->proven && now - way->proven < period(active) && way->in == skb->ifindex ? YES : NO;
 	/* Data again: whatever went wrong, the kernel must know it first. */
-	packet->again = length && before(packet->sequence, known->next) && known->in == skb->ifindex &&
-				same_key(&known->key, packet->key)
-			? YES
-			: NO;
+	packet->again = packet->same == YES && length && before(packet->sequence, known->next) ? YES : NO;
 	if (packet->again == YES)
 		known->next = packet->sequence + length;
 	if (packet->proven == NO && completes(skb, packet))
@@ -160,6 +157,7 @@ static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet
 	way = &flow->ways[packet->direction & 1];
 	if (packet->direction == FROM_WORKLOAD && way->in != skb->ifindex)
 		return refuse(packet, REASON_spoofed);
+	packet->same = known->in == skb->ifindex && same_key(&known->key, packet->key) ? YES : NO;
 	judge(skb, packet, active, known, flow, way, now);
 	if (packet->reason != LEAVES)
 		return false;
@@ -167,7 +165,7 @@ static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet
 		WRITE_ONCE(way->proven, 0);
 		return refuse(packet, REASON_interface_gone);
 	}
-	if (known->in != way->in || !same_key(&known->key, packet->key))
+	if (packet->same == NO)
 		known->packets = 0;
 	known->key = *packet->key;
 	known->in = way->in;

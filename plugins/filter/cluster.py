@@ -54,7 +54,13 @@ def batches(wanted: Any, dry_run: bool) -> Any:
 
 
 def generation_calls(
-    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any], mechanism: str
+    planned: str,
+    pins: str,
+    packages: list[str],
+    source: str,
+    defines: Mapping[str, Any],
+    mechanism: str,
+    priority: int,
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
@@ -68,7 +74,12 @@ def generation_calls(
         return {"module": "bpf_map_sync", "arguments": arguments}
 
     programs = ["from_uplink", "from_workload"]
-    attached = {"attachments": plan["attachments"], "mechanism": mechanism, "purge": True}
+    attached = {
+        "attachments": plan["attachments"],
+        "mechanism": mechanism,
+        "priority": int(priority),
+        "purge": True,
+    }
     built = {"bundle": bundle, "pin_dir": pins, "programs": programs, "defines": dict(defines)}
     return [
         {"module": "overlay_packages", "arguments": {"packages": list(packages)}},

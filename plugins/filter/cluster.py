@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.utils.display import Display
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _source, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _services, _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 
@@ -42,10 +43,16 @@ def missing_nodes(known: str) -> list[str]:
     return [f"{name} ({why})" for name, why in sorted(json.loads(known)["missing"].items())]
 
 
-def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: list[Mapping[str, Any]]) -> str:
-    """Name of a node, all host variables, the picture and the services -> maps and attachments of the node, as text."""
+def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any) -> str:
+    """Name of a node, all host variables, the picture and the services -> maps and attachments of the node, as text.
+
+    What stays in the kernel's path is a warning.
+    """
     facts = _overlay(_raw(hostvars, name))
-    return json.dumps(_told(lambda: _topology.plan_node(name, facts, json.loads(known), services)))
+    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services))
+    for note in plan["notes"]:
+        Display().warning(f"{name}: {note}.")
+    return json.dumps(plan)
 
 
 def batches(wanted: Any, dry_run: bool) -> Any:
@@ -54,7 +61,13 @@ def batches(wanted: Any, dry_run: bool) -> Any:
 
 
 def generation_calls(
-    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any], mechanism: str
+    planned: str,
+    pins: str,
+    packages: list[str],
+    source: str,
+    defines: Mapping[str, Any],
+    mechanism: str,
+    priority: int,
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
@@ -68,7 +81,12 @@ def generation_calls(
         return {"module": "bpf_map_sync", "arguments": arguments}
 
     programs = ["from_uplink", "from_workload"]
-    attached = {"attachments": plan["attachments"], "mechanism": mechanism, "purge": True}
+    attached = {
+        "attachments": plan["attachments"],
+        "mechanism": mechanism,
+        "priority": int(priority),
+        "purge": True,
+    }
     built = {"bundle": bundle, "pin_dir": pins, "programs": programs, "defines": dict(defines)}
     return [
         {"module": "overlay_packages", "arguments": {"packages": list(packages)}},
@@ -89,12 +107,14 @@ def probers(known: str, name: str) -> list[str]:
     return [other for other in names[start:] + names[:start] if other != name]
 
 
-def probe_targets(workloads: list[Mapping[str, Any]], services: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Up to three workloads, each with every service."""
+def probe_targets(workloads: list[Mapping[str, Any]], services: Any) -> list[dict[str, Any]]:
+    """Up to three workloads, each with every service; of a range of ports, the first three."""
+    ranges = _told(lambda: _services.parse_services(services))
     return [
-        {"address": workload["address"], "port": int(service["port"])}
+        {"address": workload["address"], "port": port}
         for workload in workloads[:3]
-        for service in services
+        for _protocol, first, last in ranges
+        for port in range(first, min(last, first + 2) + 1)
     ]
 
 

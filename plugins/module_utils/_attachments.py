@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._choose_mechanism import choose
+from ansible_collections.ebpf.overlay.plugins.module_utils._choose_mechanism import choose, takers_of
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
     CLSACT,
+    LAST,
+    PROTOCOL_ALL,
     Filter,
     Hook,
-    Link,
     Observed,
     Program,
+    filter_name,
     owner_of,
 )
 
@@ -45,13 +47,16 @@ def no_such_interface(doing: str, interface: str) -> OverlayError:
 
 @dataclass(frozen=True)
 class Attachment:
-    """One line of the user's list; ``interface`` is a name or a glob, ``program`` a pin."""
+    """One line of the user's list; ``interface`` is a name or a glob, ``program`` a pin.
+
+    ``handle`` None: whichever is free within the priority.
+    """
 
     interface: str
     direction: str
     program: str
-    priority: int = 1
-    handle: int = 1
+    priority: int = LAST
+    handle: int | None = None
 
     @property
     def exact(self) -> bool:
@@ -90,10 +95,11 @@ class Wish:
             )
         for entry in self.attachments:
             for key, highest in (("priority", 0xFFFF), ("handle", 0xFFFFFFFF)):
-                if not 1 <= getattr(entry, key) <= highest:
+                value = getattr(entry, key)
+                if value is not None and not 1 <= value <= highest:
                     raise OverlayError(
                         "attach a program",
-                        f"interface {entry.interface}, {entry.direction}, {key} {getattr(entry, key)}",
+                        f"interface {entry.interface}, {entry.direction}, {key} {value}",
                         f"it is not between 1 and {highest}",
                         "Correct the number.",
                     )
@@ -135,10 +141,13 @@ class Wanted:
         return f"interface {self.interface}, {self.direction}{place}, program {self.program.name}"
 
 
-def resolve(wish: Wish, seen: Observed, links: dict[Hook, list[Link]]) -> tuple[list[Wanted], list[str]]:
+def resolve(wish: Wish, seen: Observed, filters: dict[Hook, list[Filter]]) -> tuple[list[Wanted], list[str]]:
     """The attachments on the interfaces that exist, hooks in the order of the user's list."""
     found: dict[tuple[int, str, str], Wanted] = {}
     slots: dict[tuple[int, str, int, int], Wanted] = {}
+    takers: dict[Hook, list[str]] = {}
+    said = {entry.handle for entry in wish.attachments if entry.handle}
+    given: dict[tuple[int, str, int], set[int]] = {}
     warnings = []
     for attachment in wish.attachments:
         names = attachment.matches(seen.interfaces)
@@ -149,20 +158,38 @@ def resolve(wish: Wish, seen: Observed, links: dict[Hook, list[Link]]) -> tuple[
             warnings.append(f"No interface matches {attachment.interface}: {program.name} is attached nowhere by it.")
         for name in names:
             hook = (seen.interfaces[name], attachment.direction)
-            mechanism, reason = choose(wish.mechanism, hook, name, program.name, links.get(hook, []), seen)
-            item = Wanted(
-                name, *hook, program, attachment.priority, attachment.handle, attachment.exact, mechanism, reason
-            )
+            here = filters.get(hook, [])
+            if hook not in takers:
+                takers[hook] = takers_of((other for other in here if not wish.owns(other)), seen)
+            mechanism, reason = choose(wish.mechanism, hook, name, program.name, takers[hook], seen)
             twin = found.get((*hook, program.name))
+            others = given.setdefault((*hook, attachment.priority), set(said))
+            handle = attachment.handle or (twin.handle if twin else 0)
+            handle = handle or _free_handle(wish, attachment.priority, program.name, here, others)
+            others.add(handle)
+            item = Wanted(name, *hook, program, attachment.priority, handle, attachment.exact, mechanism, reason)
             if twin and replace(twin, required=item.required) != item:
                 raise _contradiction(item, f"another entry of the list wants {twin.program.pin} there, {twin.target}")
             rival = slots.setdefault((*hook, item.priority, item.handle), item) if mechanism == CLSACT else item
             if rival.program.name != program.name:
                 raise _contradiction(item, f"another entry of the list wants {rival.program.name} in the same place")
             found[(*hook, program.name)] = twin if twin and twin.required else item
-    # Each TCX link goes to the head of its hook, so the one with the lowest priority number has to come last.
+    # Each TCX link goes to the tail of its hook, so the one with the highest priority number has to come last.
     order = {hook: place for place, hook in enumerate(dict.fromkeys(item.hook for item in found.values()))}
-    return sorted(found.values(), key=lambda item: (order[item.hook], item.mechanism, -item.priority)), warnings
+    return sorted(found.values(), key=lambda item: (order[item.hook], item.mechanism, item.priority)), warnings
+
+
+def _free_handle(wish: Wish, priority: int, program: str, here: list[Filter], given: set[int]) -> int:
+    """The handle that the program's filter has already, else the lowest free one: what others have stays theirs.
+
+    ``given``: what the user's list says, and what its other programs on this hook get.
+    """
+    same = [other for other in here if other.chain == 0 and other.priority == priority]
+    name = filter_name(wish.owner, program)
+    ours = [other.handle for other in same if wish.owns(other) and other.name == name]
+    taken = given | {other.handle for other in same if other.name != name or other.protocol != PROTOCOL_ALL}
+    free = (number for number in range(1, len(taken) + 2) if number not in taken)
+    return min((handle for handle in ours if handle not in given), default=next(free))
 
 
 def _contradiction(item: Wanted, reason: str) -> OverlayError:

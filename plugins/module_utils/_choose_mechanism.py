@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import CLSACT, TCX, Hook, Link, Observed
+from ansible_collections.ebpf.overlay.plugins.module_utils._running_order import ends_chain, entry_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import CLSACT, TCX, Filter, Hook, Observed
 
 
-def choose(asked: str, hook: Hook, interface: str, program: str, links: list[Link], seen: Observed) -> tuple[str, str]:
-    """(mechanism, the reason as half a sentence). ``links``: what runs on this hook through TCX.
+def choose(asked: str, hook: Hook, interface: str, program: str, takers: list[str], seen: Observed) -> tuple[str, str]:
+    """(mechanism, the reason as half a sentence). ``takers``: see :func:`takers_of`.
 
-    ``auto`` prefers clsact, which every kernel has and every tool shows, unless a filter there would not run, could not
-    be made, or ours runs through TCX already. Raises :class:`OverlayError` when the mechanism cannot work on this hook.
+    ``auto`` prefers TCX, which costs a packet less, unless filters of somebody else may take packets on this hook: TCX
+    runs before all filters, and our programs run last. Raises :class:`OverlayError` when the mechanism cannot work on
+    this hook.
     """
     _ifindex, direction = hook
     target = f"interface {interface}, {direction}, program {program}"
-    obstacle = _obstacle(hook, seen)
+    why_not = obstacle(hook, seen)
     if asked == TCX:
         if not seen.tcx:
             raise OverlayError(
@@ -28,31 +31,35 @@ def choose(asked: str, hook: Hook, interface: str, program: str, links: list[Lin
             )
         return TCX, "asked for"
     if asked == CLSACT:
-        if obstacle:
+        if why_not:
             raise OverlayError(
-                "attach a program through clsact", target, obstacle, "Use mechanism tcx (kernel 6.6 or newer)."
+                "attach a program through clsact", target, why_not, "Use mechanism tcx (kernel 6.6 or newer)."
             )
         return CLSACT, "asked for"
     if not seen.tcx:
-        if obstacle:
+        if why_not:
             raise OverlayError(
                 "attach a program",
                 target,
-                obstacle,
+                why_not,
                 "This kernel has no TCX (6.6) to go round it: remove or replace that qdisc.",
             )
         return CLSACT, "this kernel has no TCX"
-    if obstacle:
-        return TCX, obstacle
-    if any(link.program == program for link in links if link.pin):
-        return TCX, "it is attached through TCX already"
-    foreign = sum(not link.pin for link in links)
-    if foreign:
-        return TCX, f"{foreign} TCX link(s) of somebody else run before all filters on this hook and may end the chain"
-    return CLSACT, "nothing on this hook asks for TCX"
+    if why_not:
+        return TCX, why_not
+    if takers:
+        more = f" and {len(takers) - 1} more" if takers[1:] else ""
+        return CLSACT, f"TCX would run before what may take packets here: {takers[0]}{more}"
+    return TCX, "this kernel has TCX, and no filter of somebody else takes packets on this hook"
 
 
-def _obstacle(hook: Hook, seen: Observed) -> str:
+def takers_of(filters: Iterable[Filter], seen: Observed) -> list[str]:
+    """Which of these filters may end a packet's way, by the names that ``tc_bpf_info`` gives them."""
+    entries = [entry_of(item, seen.codes.get(item.program_id or 0)) for item in filters if item.handle]
+    return [entry.label for entry in entries if entry.chain == 0 and ends_chain(entry) is not False]
+
+
+def obstacle(hook: Hook, seen: Observed) -> str:
     """Why no filter of ours can be on this hook; empty when one can."""
     ifindex, direction = hook
     qdisc = seen.qdiscs.get(ifindex)

@@ -223,6 +223,28 @@ def in_blocks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (entries[start : start + BLOCK] for start in range(0, len(entries), BLOCK))
 
 
+_RANGE = re.compile(r"([0-9]+)-([0-9]+)", re.ASCII)
+_LONGEST = 1 << 20
+
+
+def with_ranges(blocks: Iterable[Sequence[Any]], key: Codec) -> Iterator[Sequence[Any]]:
+    """Where keys are plain numbers, an entry whose key is such as ``8000-8010`` stands for one with each number."""
+    if len(key.leaves) != 1 or key.leaves[0].path or not key.leaves[0].scalar.numeric:
+        yield from blocks
+        return
+    for block in blocks:
+        gathered: list[Any] = []
+        for entry in block:
+            told = entry.get("key") if isinstance(entry, Mapping) else None
+            found = _RANGE.fullmatch(told) if isinstance(told, str) else None
+            first, last = (int(found[1]), int(found[2])) if found else (0, -1)
+            if 0 <= last - first < _LONGEST:
+                gathered += [{**entry, "key": number} for number in range(first, last + 1)]
+            else:
+                gathered.append(entry)
+        yield from in_blocks(gathered)
+
+
 def encode_entries(blocks: Iterable[Sequence[Any]], key: Codec, value: Codec | None) -> dict[bytes, bytes]:
     """Entries ``{"key": …, "value": …}`` -> key bytes: value bytes; without ``value`` only the keys count.
 

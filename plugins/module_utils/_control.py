@@ -17,9 +17,12 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import NAN
 KEY = bytes(4)
 CONTROL = Codec(SCHEMAS["control"][1], "value")
 _FLOW_KEY, _FLOW = (Codec(schema, what) for schema, what in zip(SCHEMAS["flows"], ("key", "value")))
+_CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; its resolution is one jiffy
 
-# A handshake takes a few round trips; what is older was given up.
-_HANDSHAKE = 3 * NANOSECONDS
+
+def jiffies_per_second() -> int:
+    """What the datapath counts time in."""
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
 def read_control(pin_dir: str) -> Control | None:
@@ -48,21 +51,9 @@ def write_control(pin_dir: str, operation: SetControl) -> None:
             raise OverlayError("set the mode", path, error, "Run as root (become: true).") from error
 
 
-def known_flows(pin_dir: str, session: int) -> list[dict[str, Any]]:
-    """The flows that a mode other than off still redirects: key and value in one dict.
-
-    Established ones, and those whose handshake is under way; a flow that is being closed needs nothing any more.
-    """
-    return [flow for name in ("flows", "transient") for flow in _flows(f"{pin_dir}/{name}") if _live(flow, session)]
-
-
-def _flows(path: str) -> list[dict[str, Any]]:
-    with opened(path) as found:
+def known_flows(pin_dir: str) -> list[dict[str, Any]]:
+    """The flows that the datapath has admitted and not seen end: key and value in one dict."""
+    with opened(f"{pin_dir}/flows") as found:
         entries = found.read(_FLOW.total) if found else {}
-    return [{**_FLOW_KEY.decode(key), **_FLOW.decode(value)} for key, value in entries.items()]
-
-
-def _live(flow: dict[str, Any], session: int) -> bool:
-    if flow["session"] != session or flow["state"] == "closing":
-        return False
-    return flow["state"] == "established" or time.monotonic_ns() - flow["since"] < _HANDSHAKE
+    flows = ({**_FLOW_KEY.decode(key), **_FLOW.decode(value)} for key, value in entries.items())
+    return [flow for flow in flows if not flow["ended"]]

@@ -159,7 +159,7 @@ def _absent(attachments: Sequence[Mapping[str, Any]], on: Mapping[Any, Any]) -> 
         place = (
             wanted["interface"],
             wanted["direction"],
-            str(wanted.get("priority", 1)),
+            str(wanted.get("priority", 1)),  # a generation that names none is of release 1.0.0
             _hex(wanted.get("handle", 1)),
         )
         found, owner = _occupant(on, ("filter", *place))

@@ -86,7 +86,7 @@ class LinkOperation(Operation):
 
 @dataclass(frozen=True)
 class CreateLink(LinkOperation):
-    """Attach through TCX at the head of the hook and pin the link. Fails when the hook is not at ``revision``."""
+    """Attach through TCX at the tail of the hook and pin the link. Fails when the hook is not at ``revision``."""
 
     program: Program
     revision: int

@@ -17,12 +17,13 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _tcx
 from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Wish
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpffs import find_bpffs, not_on_bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import Programs
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable
 from ansible_collections.ebpf.overlay.plugins.module_utils._rtnl_dump import Dumper
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc import PACKAGES, TrafficControl
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
+    CLSACT,
     DIRECTIONS,
-    TCX,
     Hook,
     Link,
     Observed,
@@ -64,6 +65,7 @@ class Watch:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.loaded = Programs()
         self.first: Observed | None = None
 
     def observe(self) -> Observed:
@@ -98,13 +100,17 @@ class Watch:
         tcx = _tcx.supported()
         pinned = {link.id: link for link in _tcx.pinned_links(wish.links)} if tcx else {}
         revisions, links = self._links(interfaces, named, pinned) if tcx else ({}, [])
+        if any(not link.pin for link in links):
+            neighbours = _tcx.neighbours(wish.links)
+            links = [replace(link, neighbour=not link.pin and link.id in neighbours) for link in links]
         records = qdisc_records.records()
         with Dumper() as dumper:
             qdiscs = {qdisc.ifindex: qdisc for qdisc in dumper.qdiscs() if qdisc.has_hooks}
-            complete = self._complete({ifindex for ifindex, _direction in named}, qdiscs, links)
+            complete = self._complete({ifindex for ifindex, _direction in named}, qdiscs, tcx)
             hooks = {(ifindex, way) for ifindex in complete for way in DIRECTIONS} | named
             served = [(qdiscs[ifindex], way) for ifindex, way in sorted(hooks) if ifindex in qdiscs]
             filters = [item for qdisc, way in served for item in dumper.filters(qdisc, way)]
+        foreign = {item.program_id for item in filters if item.hook in named and not wish.owns(item)} - {None}
         folders = _tcx.empty_folders(wish.links)
         return Observed(
             interfaces=interfaces,
@@ -118,6 +124,7 @@ class Watch:
             dead_pins=tuple(link.pin for link in pinned.values() if link.ifindex == 0),
             empty_directories=(*folders, *([qdisc_records.DIRECTORY] if qdisc_records.leftover() else [])),
             programs=programs,
+            codes={number: self.loaded.codes(number) for number in foreign if number} if wish.present else {},
             no_filters=""
             if importable("pyroute2")
             else (f"Filters are changed through pyroute2, which {sys.executable} cannot import: install {PACKAGES}."),
@@ -125,13 +132,11 @@ class Watch:
             no_pins={pin: _why_missing(pin) for pin, program in programs.items() if program.id is None},
         )
 
-    def _complete(self, named: set[int], qdiscs: dict[int, Any], links: list[Link]) -> set[int]:
+    def _complete(self, named: set[int], qdiscs: dict[int, Any], tcx: bool) -> set[int]:
         """The interfaces whose other direction matters too: a qdisc of ours may become superfluous there."""
         if self.wish.purge:
             return set(qdiscs)
-        if not self.wish.present or self.wish.mechanism == TCX:
-            return named
-        return named & {link.ifindex for link in links}
+        return named if not self.wish.present or (tcx and self.wish.mechanism != CLSACT) else set()
 
     def _links(
         self, interfaces: dict[str, int], named: set[Hook], pinned: dict[int, _tcx.PinnedLink]

@@ -48,7 +48,7 @@ class Loaded:
 
 def read_interfaces(interfaces: dict[str, int], bpffs: str) -> list[dict[str, Any]]:
     """One dictionary for each of ``interfaces``, by name. Raises :class:`OSError`."""
-    programs = _Programs()
+    programs = Programs()
     owners = _link_owners(bpffs)
     recorded = {ifindex for ifindex, name in qdisc_records.records() if interfaces.get(name) == ifindex}
     tcx = _tcx.supported()
@@ -74,7 +74,7 @@ def read_interfaces(interfaces: dict[str, int], bpffs: str) -> list[dict[str, An
     return answer
 
 
-def _links(ifindex: int, direction: str, owners: dict[int, tuple[str, str, str]], programs: _Programs) -> list[Entry]:
+def _links(ifindex: int, direction: str, owners: dict[int, tuple[str, str, str]], programs: Programs) -> list[Entry]:
     entries = []
     for link in _tcx.links(ifindex, direction, {})[1]:
         owner, program, pin = owners.get(link.id, ("", "", ""))
@@ -85,7 +85,7 @@ def _links(ifindex: int, direction: str, owners: dict[int, tuple[str, str, str]]
     return entries
 
 
-def _described(entries: list[Entry], programs: _Programs) -> list[dict[str, Any]]:
+def _described(entries: list[Entry], programs: Programs) -> list[dict[str, Any]]:
     answer = []
     for entry, (certain, perhaps) in zip(entries, hiders(entries)):
         item, loaded = entry.filter, programs.get(entry.program_id)
@@ -137,7 +137,7 @@ def _link_owners(bpffs: str) -> dict[int, tuple[str, str, str]]:
     return found
 
 
-class _Programs:
+class Programs:
     """Programs by id, each read once: the same one runs on hundreds of interfaces."""
 
     def __init__(self) -> None:

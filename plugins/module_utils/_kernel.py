@@ -13,6 +13,7 @@ _PEER_SAFE_FROM = (6, 15)
 OLDEST = (5, 10)
 CHECK_MTU = (5, 12)
 TCX = (6, 6)
+PEER_IS_CHEAPER = (6, 6)  # on 6.1 bpf_redirect_peer() takes longer than bpf_redirect_neigh()
 
 
 def stable_version(release: str, version: str) -> tuple[int, int, int]:
@@ -26,12 +27,24 @@ def stable_version(release: str, version: str) -> tuple[int, int, int]:
     return (int(told[1]), int(told[2]), int(told[3] or 0))
 
 
+def redirect_peer_safe(version: tuple[int, int, int]) -> bool:
+    series = version[:2]
+    return series >= _PEER_SAFE_FROM or version[2] >= _PEER_SAFE.get(series, 1 << 30)
+
+
+def choose_redirect(version: tuple[int, int, int]) -> str:
+    """What ``overlay_redirect: auto`` means: ``peer`` or ``neigh``, whichever costs less and is safe."""
+    return "peer" if redirect_peer_safe(version) and version[:2] >= PEER_IS_CHEAPER else "neigh"
+
+
 def capabilities(version: tuple[int, int, int]) -> dict[str, Any]:
-    """``supported``: both redirect helpers are there; ``redirect_peer_safe``; ``check_mtu``; ``tcx``."""
+    """``supported``: both redirect helpers are there; ``redirect_peer_safe``; ``redirect``: which of the two is used
+    unless the user chose; ``check_mtu``; ``tcx``."""
     series = version[:2]
     return {
         "supported": series >= OLDEST,
-        "redirect_peer_safe": series >= _PEER_SAFE_FROM or version[2] >= _PEER_SAFE.get(series, 1 << 30),
+        "redirect_peer_safe": redirect_peer_safe(version),
+        "redirect": choose_redirect(version),
         "check_mtu": series >= CHECK_MTU,
         "tcx": series >= TCX,
     }

@@ -87,10 +87,10 @@ RECENT: Schema = [
     {"name": "out", "type": "ifindex"},
     *_u32("place", "largest", "mark", "priority"),
     {"name": "header", "type": "bytes:12"},
-    *_u32("next"),
+    *_u32("next", "packets"),
     {"name": "tos", "type": "u8"},
     {"name": "peer", "type": "u8"},
-    {"type": "pad:6"},
+    {"type": "pad:2"},
 ]
 WORKLOAD: Schema = [{"name": "ifindex", "type": "ifindex"}, {"name": "flags", "type": "u32"}]
 PEER: Schema = [{"name": "kind", "type": {"type": "u32", "labels": list(PEER_KINDS)}}]

@@ -2,20 +2,22 @@
 """Observed hooks + wanted attachments -> the operations between them. Pure: no kernel, no clock, no files.
 
 What the order of the operations guarantees on every hook: a program that is wanted and already there is attached at
-every moment (it is added at its new place before it goes from the old one), and nothing that belongs to somebody else
-is ever named.
+every moment (it is added at its new place before it goes from the old one; the one exception is told at ``_leave``),
+and nothing that belongs to somebody else is ever named.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _filter_operations as do
 from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Wanted, Wish, resolve
+from ansible_collections.ebpf.overlay.plugins.module_utils._choose_mechanism import obstacle
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._filter_draft import Draft
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
     CLSACT,
@@ -42,13 +44,14 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
     slot that somebody else has, attachments that exclude each other, a mechanism that cannot work there.
     """
     seen = _once_rebuilt(wish, seen)
-    draft = _Draft(wish, seen)
-    wanted, warnings = resolve(wish, seen, draft.links) if wish.present else ([], [])
+    draft = _Planner(wish, seen)
+    wanted, warnings = resolve(wish, seen, draft.filters) if wish.present else ([], [])
     draft.clear_leftovers()
     for item in wanted:
         draft.attach(item)
     draft.detach({(*item.hook, item.program.name): item for item in wanted})
     draft.release_qdiscs({item.ifindex for item in wanted if item.mechanism == CLSACT})
+    warnings += draft.overtaken(wanted)
     for name, ifindex in sorted({(item.interface, item.ifindex) for item in wanted if item.mechanism == CLSACT}):
         if ifindex not in seen.qdiscs and (ifindex, name) in seen.records:
             warnings.append(
@@ -104,35 +107,8 @@ def _returned(item: Wanted, qdisc_created: bool) -> dict[str, Any]:
     }
 
 
-class _Draft:
-    """A plan in the making: the operations so far, and the state that they lead to."""
-
-    def __init__(self, wish: Wish, seen: Observed) -> None:
-        self.wish, self.seen = wish, seen
-        self.names = {ifindex: name for name, ifindex in seen.interfaces.items()}
-        self.operations: list[Any] = []
-        self.removed: list[dict[str, Any]] = []
-        self.made: set[int] = set()
-        self.unmade: set[int] = set()
-        self.filters: dict[Hook, list[Filter]] = {}
-        self.links: dict[Hook, list[Link]] = {}
-        self.revisions = dict(seen.revisions)
-        for filter_ in _without_heads(seen.filters):
-            self.filters.setdefault(filter_.hook, []).append(filter_)
-        for link in seen.links:
-            self.links.setdefault(link.hook, []).append(link)
-        # (hook, program name) of everything that the user's list names, on interfaces that exist.
-        self.named = {
-            ((seen.interfaces[name], attachment.direction), os.path.basename(attachment.program))
-            for attachment in wish.attachments
-            for name in attachment.matches(seen.interfaces)
-        }
-        hooks = {hook for hook, _program in self.named}
-        self.scope = (
-            {(ifindex, direction) for ifindex in self.names for direction in DIRECTIONS} if wish.purge else hooks
-        )
-        self.lines_before = self.lines()
-        self.leftovers: list[str] = []
+class _Planner(Draft):
+    """The steps of a plan, in their order."""
 
     # -- attach -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +136,7 @@ class _Draft:
         occupant = next((other for other in here if other.chain == 0 and (other.priority, other.handle) == slot), None)
         if occupant is None:
             self.operations.append(do.AddFilter(interface, ifindex, direction, *slot, name, program, item.required))
-            here.append(new)
+            here.insert(0, new)  # cls_bpf_change: list_add_rcu, at the head of its priority
             return
         if program.id is not None and _identity(occupant) == _identity(new):
             return
@@ -192,24 +168,29 @@ class _Draft:
         here.append(replace(occupant, handle=handle, program_id=program.id, tag=program.tag))
 
     def _refuse_taken_slot(self, item: Wanted, here: list[Filter]) -> None:
+        if reason := self._taken(item, here):
+            raise OverlayError(
+                "attach a filter",
+                item.target,
+                reason,
+                "Choose another priority (for the overlay: overlay_priority) or handle; tc_bpf_info lists what is "
+                "there. Nothing was changed.",
+            )
+
+    def _taken(self, item: Wanted, here: list[Filter]) -> str:
         """A priority holds filters of one kind and protocol only, a handle one filter: what is foreign stays."""
         for other in here:
             if not _same_list(other, item) or self.wish.owns(other):
                 continue
             if other.handle == item.handle or not _of_our_kind(other):
                 what = f"a {other.kind} filter" + (f" named {other.name}" if other.name else "")
-                raise OverlayError(
-                    "attach a filter",
-                    item.target,
-                    f"{what} of somebody else has this place (protocol {other.protocol:#06x}, "
-                    f"handle {other.handle:#x})",
-                    "Choose another priority or handle; tc_bpf_info lists what is there. Nothing was changed.",
+                return (
+                    f"{what} of somebody else has this place (protocol {other.protocol:#06x}, handle {other.handle:#x})"
                 )
+        return ""
 
     def _attach_link(self, item: Wanted) -> None:
-        here = self.links.setdefault(item.hook, [])
-        program = item.program
-        revision = self.revisions.get(item.hook, 1)
+        here, program = self.links.setdefault(item.hook, []), item.program
         twin = next((other for other in here if other.program_id == program.id and other.program != program.name), None)
         if twin:
             whose = f"as {filter_name(self.wish.owner, twin.program)}" if twin.pin else "by somebody else"
@@ -219,26 +200,64 @@ class _Draft:
                 f"this very program (id {program.id}) is attached there already, {whose}",
                 "The kernel takes a program once per hook: detach it first, or load it again. Nothing was changed.",
             )
-        ours = next((other for other in here if other.pin and other.program == program.name), None)
-        if ours and program.id is not None and ours.program_id == program.id:
-            return
-        self.revisions[item.hook] = revision + 1
+        ours = [other for other in here if other.pin and other.program == program.name]
+        # A run that was killed may have left two: the one that has this program already comes first.
+        ours.sort(key=lambda other: program.id is None or other.program_id != program.id)
+        if ours and ours[0].program_id == program.id and self._behind(item, ours[0]):
+            self._leave(item, ours.pop(0))
+        last = next((other for other in ours if not self._behind(item, other)), None)
         common = (item.interface, *item.hook)
-        if ours:
-            self.operations.append(do.UpdateLink(*common, ours.pin, program, ours.program_id, item.required))
-            here[here.index(ours)] = replace(ours, program_id=program.id or 0)
-            return
-        name = link_pin_name(self.wish.namespace, item.ifindex, item.interface, item.direction, program.name)
-        if len(name) > LONGEST_NAME:
+        if last is None:
+            pin = self._free_pin(item, here)
+            self.operations.append(do.CreateLink(*common, pin, program, self._next_revision(item.hook), item.required))
+            last = Link(*item.hook, 0, program.id or 0, pin, program.name)
+            here.append(last)
+        elif program.id is None or last.program_id != program.id:
+            self._next_revision(item.hook)
+            self.operations.append(do.UpdateLink(*common, last.pin, program, last.program_id, item.required))
+            here[here.index(last)] = replace(last, program_id=program.id or 0)
+        self.settled[last.pin] = item.priority
+
+    def _behind(self, item: Wanted, link: Link) -> list[Link]:
+        """What must not run after a link of ours on its hook: somebody else's, and ours of lower priority number."""
+        here = self.links[item.hook]
+        return [
+            other
+            for other in here[here.index(link) + 1 :]
+            if (not other.pin and not other.neighbour) or self.settled.get(other.pin, item.priority) < item.priority
+        ]
+
+    def _leave(self, item: Wanted, link: Link) -> None:
+        """Take a link from a place where it is not last, so that its program can be attached at the tail.
+
+        The kernel takes a program once per hook, so it cannot be at both places at once: a filter runs it in between.
+        Where there can be none, packets miss the program for the time of two system calls.
+        """
+        here = self.filters.get(item.hook, [])
+        if not (obstacle(item.hook, self.seen) or self.seen.no_filters or self._taken(item, here)):
+            self._attach_filter(item)
+        self._next_revision(item.hook)
+        self._remove_link(link)
+
+    def _next_revision(self, hook: Hook) -> int:
+        """The hook's revision at this point of the plan; the next operation on its links leads to another."""
+        revision = self.revisions.get(hook, 1)
+        self.revisions[hook] = revision + 1
+        return revision
+
+    def _free_pin(self, item: Wanted, here: list[Link]) -> str:
+        """One of two names: an older link of the program may still have the other."""
+        place = (self.wish.namespace, item.ifindex, item.interface, item.direction, item.program.name)
+        names = [link_pin_name(*place), link_pin_name(*place, second=True)]
+        if len(names[1]) > LONGEST_NAME:
             raise OverlayError(
                 "attach a TCX link",
                 item.target,
-                f"the name of its pin would take {len(name)} bytes, and a file system takes {LONGEST_NAME}",
+                f"the name of its pin would take {len(names[1])} bytes, and a file system takes {LONGEST_NAME}",
                 "Pin the program under a shorter name. Nothing was changed.",
             )
-        pin = os.path.join(self.wish.links, name)
-        self.operations.append(do.CreateLink(*common, pin, program, revision, item.required))
-        here.insert(0, Link(*item.hook, 0, program.id or 0, pin, program.name))
+        pins = [os.path.join(self.wish.links, name) for name in names]
+        return next(pin for pin in pins if pin not in {other.pin for other in here})
 
     # -- detach -----------------------------------------------------------------------------------------------------
 
@@ -254,12 +273,14 @@ class _Draft:
                 ):
                     self._delete_filter(other)
         for hook in sorted(self.links):
-            for link in [link for link in self.links[hook] if link.pin]:
-                item = wanted.get((*hook, link.program))
-                if (not item or item.mechanism != TCX) and (self.wish.purge or (hook, link.program) in self.named):
-                    self.operations.append(do.RemoveLink(self._name(hook[0]), *hook, link.pin))
-                    self.links[hook].remove(link)
-                    self._note_removed(hook, link.program, TCX)
+            for link in [link for link in self.links[hook] if link.pin and link.pin not in self.settled]:
+                if self.wish.purge or (hook, link.program) in self.named:
+                    self._remove_link(link)
+
+    def _remove_link(self, link: Link) -> None:
+        self.operations.append(do.RemoveLink(self._name(link.ifindex), *link.hook, link.pin))
+        self.links[link.hook].remove(link)
+        self._note_removed(link.hook, link.program, TCX)
 
     def _delete_filter(self, other: Filter) -> None:
         place = (other.priority, other.handle)
@@ -267,18 +288,6 @@ class _Draft:
         self.filters[other.hook].remove(other)
         if other in self.seen.filters:
             self._note_removed(other.hook, program_of(other.name), CLSACT, *place)
-
-    def _note_removed(self, hook: Hook, program: str, mechanism: str, priority: Any = None, handle: Any = None) -> None:
-        self.removed.append(
-            {
-                "interface": self._name(hook[0]),
-                "direction": hook[1],
-                "program": program,
-                "priority": priority,
-                "handle": handle,
-                "mechanism": mechanism,
-            }
-        )
 
     # -- what was made besides ----------------------------------------------------------------------------------------
 
@@ -297,14 +306,14 @@ class _Draft:
     def release_qdiscs(self, needed: set[int]) -> None:
         """Delete the clsact qdiscs that we made and that nobody uses any more."""
         scope = {ifindex for ifindex, _direction in self.scope}
-        for ifindex, name in sorted(self.seen.records):
+        for ifindex, name in sorted(self.seen.records | {(ifindex, self._name(ifindex)) for ifindex in self.made}):
             if ifindex in needed or ifindex not in scope or self.names.get(ifindex) != name:
                 continue
             if not self._is_clsact(ifindex):
                 self._forget(ifindex, name)
             else:
                 used = any(self.filters.get((ifindex, direction)) for direction in DIRECTIONS)
-                if used or ifindex not in self.seen.complete:
+                if used or (ifindex not in self.seen.complete and ifindex not in self.made):
                     continue
                 self.operations += [do.DeleteClsact(name, ifindex), do.ForgetQdisc(name, ifindex)]
                 self.unmade.add(ifindex)
@@ -313,48 +322,9 @@ class _Draft:
         self.operations.append(do.ForgetQdisc(name, ifindex))
         self.leftovers.append(f"{name} (ifindex {ifindex}) record of a clsact qdisc that is gone")
 
-    def _is_clsact(self, ifindex: int) -> bool:
-        qdisc = self.seen.qdiscs.get(ifindex)
-        return qdisc is not None and qdisc.kind == CLSACT
-
-    # -- for people ---------------------------------------------------------------------------------------------------
-
-    def lines(self) -> list[str]:
-        """The state so far, one line for each object of ours on the hooks that this task is about."""
-        lines = set()
-        for hook in self.scope:
-            place = f"{self._name(hook[0])} {hook[1]}"
-            for item in self.filters.get(hook, []):
-                if self.wish.owns(item):
-                    lines.add(f"{place} {_filter_text(item)}")
-            for link in self.links.get(hook, []):
-                if link.pin:
-                    lines.add(
-                        f"{place} tcx {filter_name(self.wish.owner, link.program)} {_program_text(link.program_id)}"
-                    )
-        recorded = {ifindex for ifindex, _interface in self.seen.records if self._is_clsact(ifindex)}
-        for ifindex in {ifindex for ifindex, _direction in self.scope} & (recorded | self.made) - self.unmade:
-            lines.add(f"{self._name(ifindex)} qdisc clsact")
-        return sorted(lines)
-
-    def _name(self, ifindex: int) -> str:
-        return self.names.get(ifindex, f"if{ifindex}")
-
 
 def _text(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
-
-
-def _filter_text(item: Filter) -> str:
-    place = f"priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x}"
-    program = _program_text(item.program_id, item.tag)
-    return f"{place} {item.name} {program}{' direct-action' if item.direct_action else ''}"
-
-
-def _program_text(program_id: int | None, tag: str = "") -> str:
-    if not program_id:
-        return "program not pinned yet"
-    return f"program {program_id}" + (f" tag {tag}" if tag else "")
 
 
 def _same_list(other: Filter, item: Wanted) -> bool:
@@ -369,10 +339,3 @@ def _identity(item: Filter) -> tuple[Any, ...]:
     """All that makes a filter the right one in its slot. A program id names one kernel object for as long as something
     holds it, so equal ids mean equal maps too; the tag is compared on its own all the same."""
     return item.name, item.program_id, item.tag, item.direct_action, item.has_actions, item.kind, item.protocol
-
-
-def _without_heads(filters: Iterable[Filter]) -> list[Filter]:
-    """Drop the entries that stand for a priority's list as such; one whose list is empty stays: it is somebody's."""
-    filters = list(filters)
-    filled = {(item.hook, item.chain, item.priority) for item in filters if item.handle}
-    return [item for item in filters if item.handle or (item.hook, item.chain, item.priority) not in filled]

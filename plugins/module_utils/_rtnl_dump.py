@@ -29,6 +29,12 @@ TCA_KIND, TCA_OPTIONS, TCA_CHAIN, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK = 1, 2, 11
 TCA_BPF_ACT, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_FLAGS_GEN, TCA_BPF_TAG, TCA_BPF_ID = 1, 7, 8, 9, 10, 11
 TCA_BPF_FLAG_ACT_DIRECT = 1
 TCA_CLS_FLAGS_SKIP_SW = 2
+TCA_U32_DIVISOR = 4
+ACTIONS = {"bpf": TCA_BPF_ACT, "u32": 7, "flower": 3, "matchall": 2, "basic": 3, "fw": 4}
+"""Where a filter's actions are among its options: TCA_U32_ACT, TCA_FLOWER_ACT and so on."""
+TCA_ACT_KIND, TCA_ACT_OPTIONS = 1, 2
+TCA_GACT_PARMS, TCA_GACT_PROB = 2, 3
+TC_ACT_UNSPEC = -1
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 _HEADER = struct.Struct("=IHHII")
@@ -126,8 +132,24 @@ def _filter(ifindex: int, direction: str, handle: int, info: int, attributes: di
             bool(_u32(options.get(TCA_BPF_FLAGS)) & TCA_BPF_FLAG_ACT_DIRECT),
             bool(options.get(TCA_BPF_ACT)),
             bool(_u32(options.get(TCA_BPF_FLAGS_GEN)) & TCA_CLS_FLAGS_SKIP_SW),
+            _continues(kind, options),
         )
-    return Filter(*place, chain, kind)
+    return Filter(*place, chain, kind, continues=options is not None and _continues(kind, options))
+
+
+def _continues(kind: str, options: dict[int, bytes]) -> bool:
+    """Whether no packet's way ends at a filter. Several actions, and those of other kinds, are not looked into."""
+    if kind == "u32" and TCA_U32_DIVISOR in options:
+        return True
+    actions = list(_attributes(options.get(ACTIONS.get(kind, 0), b"")))
+    if len(actions) != 1:
+        return False
+    action = dict(_attributes(actions[0][1]))
+    more = dict(_attributes(action.get(TCA_ACT_OPTIONS, b"")))
+    # struct tc_gact begins with index, capabilities and the code.
+    code = more.get(TCA_GACT_PARMS, b"")[8:12]
+    plain = _string(action.get(TCA_ACT_KIND, b"")) == "gact" and TCA_GACT_PROB not in more
+    return plain and len(code) == 4 and struct.unpack("=i", code)[0] == TC_ACT_UNSPEC
 
 
 def _attributes(data: bytes, position: int = 0) -> Iterator[tuple[int, bytes]]:

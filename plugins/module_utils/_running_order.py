@@ -74,7 +74,7 @@ def hiders(entries: list[Entry]) -> list[tuple[Entry | None, list[Entry]]]:
         for earlier, (hidden_by, _perhaps) in zip(entries[:place], answers):
             if hidden_by or earlier.chain != 0 or entry.chain != 0 or not _share_packets(earlier, entry):
                 continue
-            ends = _ends(earlier)
+            ends = ends_chain(earlier)
             if ends and _covers(earlier, entry):
                 certain = earlier
                 break
@@ -84,9 +84,11 @@ def hiders(entries: list[Entry]) -> list[tuple[Entry | None, list[Entry]]]:
     return answers
 
 
-def _ends(entry: Entry) -> bool | None:
+def ends_chain(entry: Entry) -> bool | None:
     """Whether a packet's way ends with this entry: always, never, or (None) it depends."""
     item = entry.filter
+    if item is not None and item.continues:
+        return False
     if item is not None and (item.kind != "bpf" or item.has_actions):
         return None
     if item is not None and item.skips_software:

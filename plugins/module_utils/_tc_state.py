@@ -11,10 +11,15 @@ import os
 import re
 from dataclasses import dataclass, field
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._verdict import Values
+
 INGRESS = "ingress"
 EGRESS = "egress"
 DIRECTIONS = (INGRESS, EGRESS)
 CLSACT = "clsact"
+LAST = 60000
+"""The priority of our filters where nobody gives another: behind those of everybody else. tc(8) and agents choose low
+numbers, and the kernel itself none above 49152 (net/sched/cls_api.c, ``tcf_auto_prio``)."""
 TCX = "tcx"
 PROTOCOL_ALL = 3
 """ETH_P_ALL, host byte order. The kernel's record holds it in network byte order; only the wrappers convert."""
@@ -77,6 +82,8 @@ class Filter:
     direct_action: bool = False
     has_actions: bool = False
     skips_software: bool = False
+    continues: bool = False
+    """No packet's way ends here: its only action is ``continue``, or it is no filter but a hash table of u32."""
 
     @property
     def hook(self) -> Hook:
@@ -85,7 +92,11 @@ class Filter:
 
 @dataclass(frozen=True)
 class Link:
-    """A TCX link on a hook. ``pin`` and ``program`` (its name) are set only for links of the owner that looks."""
+    """A TCX link on a hook. ``pin`` and ``program`` (its name) are set only for links of the owner that looks.
+
+    ``neighbour``: of another owner who attaches through this collection, and so wants to be last as well: among these
+    whoever came first stays first, or each run of one would move the others.
+    """
 
     ifindex: int
     direction: str
@@ -93,6 +104,7 @@ class Link:
     program_id: int
     pin: str = ""
     program: str = ""
+    neighbour: bool = False
 
     @property
     def hook(self) -> Hook:
@@ -109,6 +121,7 @@ class Observed:
     ``records``: (ifindex, name) of the clsact qdiscs that we noted as ours.
     ``dead_pins``: pins of this owner whose link lost its interface.
     ``no_filters``, ``no_links``, ``no_pins`` (by pin): why these cannot be attached, a sentence each.
+    ``codes``: what the programs of others' filters can return, by program id; None or missing where that is not known.
     ``empty_directories``: of ours, with nothing in them: an earlier run was killed before it could remove them.
     """
 
@@ -123,6 +136,7 @@ class Observed:
     dead_pins: tuple[str, ...] = ()
     empty_directories: tuple[str, ...] = ()
     programs: dict[str, Program] = field(default_factory=dict)
+    codes: dict[int, Values] = field(default_factory=dict)
     no_filters: str = ""
     no_links: str = ""
     no_pins: dict[str, str] = field(default_factory=dict)
@@ -158,12 +172,16 @@ def unescape(text: str) -> str:
     return os.fsdecode(raw)
 
 
-def link_pin_name(namespace: str, ifindex: int, interface: str, direction: str, program: str) -> str:
+def link_pin_name(
+    namespace: str, ifindex: int, interface: str, direction: str, program: str, second: bool = False
+) -> str:
     """The name of a TCX link's pin in the owner's folder.
 
-    The ifindex tells renamed interfaces apart; one bpffs can be visible in several namespaces.
+    The ifindex tells renamed interfaces apart; one bpffs can be visible in several namespaces. ``second``: for a link
+    that is made while an older one still has the first name.
     """
-    return "-".join([escape(namespace), str(ifindex), escape(interface), direction, escape(program)])
+    parts = [escape(namespace), str(ifindex), escape(interface), direction, *(["2"] if second else []), escape(program)]
+    return "-".join(parts)
 
 
 def program_of_link_pin(name: str) -> str:

@@ -78,7 +78,9 @@ def pinned_links(folder: str) -> list[PinnedLink]:
     found = []
     for name in names:
         pin = os.path.join(folder, name)
-        with contextlib.suppress(IsADirectoryError, FileNotFoundError):
+        if os.path.isdir(pin):  # bpf(2) says EACCES, as for a pin that we may not open
+            continue
+        with contextlib.suppress(FileNotFoundError):
             descriptor = bpf.obj_get(pin)
             try:
                 if "link" not in os.readlink(f"/proc/self/fd/{descriptor}"):
@@ -90,6 +92,16 @@ def pinned_links(folder: str) -> list[PinnedLink]:
             if info.type == bpf.LINK_TYPE_TCX and direction:
                 found.append(PinnedLink(pin, program_of_link_pin(name), info.id, info.ifindex, direction))
     return found
+
+
+def neighbours(folder: str) -> set[int]:
+    """The ids of the links that other owners have pinned in the collection's way, beside an owner's ``folder``."""
+    above = os.path.dirname(folder)
+    try:
+        owners = os.listdir(above)
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    return {link.id for owner in owners for link in pinned_links(os.path.join(above, owner))}
 
 
 def empty_folders(folder: str) -> list[str]:
@@ -107,12 +119,12 @@ def empty_folders(folder: str) -> list[str]:
 
 
 def create(pin: str, program_fd: int, ifindex: int, direction: str, revision: int) -> None:
-    """Attach at the head of the hook, then pin. A kill in between leaves nothing: the link ends with its descriptor.
+    """Attach at the tail of the hook, then pin. A kill in between leaves nothing: the link ends with its descriptor.
 
     ESTALE when the hook is no longer at ``revision``, EEXIST when the program is on it already.
     """
     os.makedirs(os.path.dirname(pin), mode=0o700, exist_ok=True)
-    flags = bpf.F_BEFORE  # before nothing in particular: the head
+    flags = bpf.F_AFTER  # after nothing in particular: the tail
     descriptor = bpf.link_create_tcx(program_fd, ifindex, ATTACH_TYPE[direction], 0, flags, revision)
     try:
         bpf.obj_pin(descriptor, pin)
@@ -121,12 +133,17 @@ def create(pin: str, program_fd: int, ifindex: int, direction: str, revision: in
 
 
 def update(pin: str, program_fd: int, expected_program_id: int) -> None:
-    """Swap a link's program in place. EPERM when it runs another than expected, ENOLINK without interface."""
+    """Swap a link's program in place. ESTALE when it runs another than expected, ENOLINK without interface."""
     descriptor = bpf.obj_get(pin)
     try:
         expected = bpf.prog_fd_by_id(expected_program_id)
         try:
             bpf.link_update(descriptor, program_fd, expected)
+        except OSError as error:
+            # tcx_link_update says EPERM for this too, and somebody without privileges never gets here.
+            if error.errno == errno.EPERM and bpf.link_info(descriptor).prog_id != expected_program_id:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+            raise
         finally:
             os.close(expected)
     finally:

@@ -8,85 +8,23 @@ them and says what nodes must know about each other; everything else a node know
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any, Union
+from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import OLDEST
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import (
-    DEVICE_PROBES,
-    DEVICES,
-    PIN_DIR,
-    PROTOCOLS,
-)
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICE_PROBES, DEVICES, PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._peers import workload_prefixes
+from ansible_collections.ebpf.overlay.plugins.module_utils._services import service_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._uplinks import RouteTable, find_links, is_default
+from ansible_collections.ebpf.overlay.plugins.module_utils._workloads import NEVER_BY_PEER, told
 
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Facts = Mapping[str, Any]
 
-
-# --- one node's own facts ---------------------------------------------------------------------------------------------
-
-
-def find_workloads(
-    interfaces: Sequence[Facts], routes: Iterable[Facts], neighbours: Mapping[str, str], globs: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Workloads as Calico wires them: a host route without gateway to an interface whose name matches a glob.
-
-    Returns ``address, interface, ifindex, mtu`` (bytes), ``mac`` (None where unknown), sorted by address.
-    """
-    by_name = {interface["name"]: interface for interface in interfaces}
-    found = []
-    for route in routes:
-        interface = by_name.get(route["interface"])
-        network = ipaddress.ip_network(route["prefix"], strict=False)
-        if interface is None or route["gateway"] or network.prefixlen != network.max_prefixlen:
-            continue
-        if not any(fnmatchcase(interface["name"], glob) for glob in globs):
-            continue
-        address = str(network.network_address)
-        found.append(
-            {
-                "address": address,
-                "interface": interface["name"],
-                "ifindex": interface["ifindex"],
-                "mtu": interface["mtu"],
-                "mac": neighbours.get(address),
-            }
-        )
-    return sorted(found, key=lambda workload: (workload["address"], workload["interface"]))
-
-
-def find_uplinks(
-    interfaces: Sequence[Facts], routes: Iterable[Facts], globs: Sequence[str], workload_globs: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The interfaces that match ``globs``; without globs, those of the default routes.
-
-    Returns ``name, ifindex, mac, mtu`` (bytes), ``addresses`` (with prefix length), ``gateways``, sorted by name.
-    Raises :class:`OverlayError` for a name in ``globs`` that is no interface.
-    """
-    there = {interface["name"] for interface in interfaces}
-    for name in globs:
-        if not any(character in name for character in "*?[") and name not in there:
-            raise OverlayError(
-                "find the uplinks", name, "there is no such interface", "Correct overlay_uplinks for this node."
-            )
-    defaults = [route for route in routes if ipaddress.ip_network(route["prefix"], strict=False).prefixlen == 0]
-    names = {route["interface"] for route in defaults}
-    found = []
-    for interface in interfaces:
-        name = interface["name"]
-        if interface["loopback"] or any(fnmatchcase(name, glob) for glob in workload_globs):
-            continue
-        if any(fnmatchcase(name, glob) for glob in globs) if globs else name in names:
-            found.append(
-                {
-                    **{key: interface[key] for key in ("name", "ifindex", "mac", "mtu", "addresses")},
-                    "gateways": sorted({r["gateway"] for r in defaults if r["interface"] == name and r["gateway"]}),
-                }
-            )
-    return sorted(found, key=lambda uplink: uplink["name"])
+FORMAT = 2
+"""Of the facts. Those of another release, in a cache, are as good as none."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +46,16 @@ def build_picture(
     max_age: float = 0,
     controller: Controller = Controller(),
 ) -> dict[str, dict[str, Any]]:
-    """What nodes must know of each other: ``nodes`` (name -> ``addresses`` without prefix length), and ``missing``, the
-    nodes that it does not know (name -> why).
+    """What nodes must know of each other: ``nodes`` (name -> ``addresses`` without prefix length, and ``prefixes`` of
+    its workloads), and ``missing``, the nodes that it does not know (name -> why).
 
     ``facts``: by node name, None where there are none. ``fresh``: the nodes whose facts this run gathered; all others
     come from a cache and must not be older than ``max_age`` seconds at ``now`` (seconds since the epoch).
     Raises :class:`OverlayError` when two nodes are one machine or claim one address, one has the controller's
     facts, or one has a kernel that is too old.
     """
-    nodes: dict[str, dict[str, Any]] = {}
+    known: dict[str, Facts] = {}
+    addresses: dict[str, set[str]] = {}
     missing: dict[str, str] = {}
     owners: dict[Any, str] = {}
     for name, node in facts.items():
@@ -131,10 +70,12 @@ def build_picture(
                 f"its kernel {node['kernel']['release']} is older than Linux {'.'.join(map(str, OLDEST))}",
                 "Upgrade its kernel, or take it out of the group.",
             )
-        addresses = sorted(_bare(address) for uplink in node["uplinks"] for address in uplink["addresses"])
-        claims: dict[Any, str] = {address: f"both have the address {address}" for address in addresses}
-        identity = tuple(node["identity"].values())
         dialled = controller.dialled.get(name)
+        # What tells this machine from others; all else that it has may move, or be the same on many.
+        names = {address for uplink in node["uplinks"] for address in uplink["primary"]}
+        names.update({dialled} & set(node["addresses"]))
+        claims: dict[Any, str] = {address: f"both have the address {address}" for address in sorted(names)}
+        identity = tuple(node["identity"].values())
         if identity == controller.identity and dialled and dialled not in node["addresses"]:
             raise OverlayError(
                 "build the picture of the cluster",
@@ -155,13 +96,27 @@ def build_picture(
                     "One machine is in the inventory twice, an address is used twice, or cached facts are of another "
                     "time; correct the inventory, or gather the facts of both again.",
                 )
-        nodes[name] = {"addresses": addresses}
+        known[name] = node
+        addresses[name] = {*node["own_addresses"], *names}
+    claimed = Counter(address for listed in addresses.values() for address in listed)
+    listed = {
+        name: sorted(one for one in found if claimed[one] == 1 or owners.get(one) == name)
+        for name, found in addresses.items()
+    }
+    prefixes = workload_prefixes(
+        listed,
+        {name: node["workload_prefixes"] for name, node in known.items()},
+        ((route["prefix"], route["gateway"]) for node in known.values() for route in node["routes"]),
+    )
+    nodes = {name: {"addresses": listed[name], "prefixes": prefixes[name]} for name in known}
     return {"nodes": nodes, "missing": missing}
 
 
 def _why_not(node: Facts | None, fresh: bool, now: float, max_age: float) -> str:
     if node is None:
         return "no facts"
+    if node.get("format") != FORMAT:
+        return "facts are those of another release of the collection"
     if fresh:  # the node's clock is trusted only where nothing else is known
         return ""
     age = now - node["gathered_at"]
@@ -171,81 +126,114 @@ def _why_not(node: Facts | None, fresh: bool, now: float, max_age: float) -> str
 # --- one node's maps --------------------------------------------------------------------------------------------------
 
 
-def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: Sequence[Facts]) -> dict[str, Any]:
+def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: Any) -> dict[str, Any]:
     """What node ``name`` must be: ``maps`` (name -> entries for the module ``bpf_map_sync``), ``attachments`` (for
-    ``tc_bpf_attach``, reply side first) and the number of ``peers``.
+    ``tc_bpf_attach``, reply side first), the names of its ``uplinks``, the number of ``peers``, and ``notes``:
+    sentences about what stays in the kernel's path.
 
     While the picture misses nodes, the peers that the node knows already stay: some of them may be theirs.
     Raises :class:`OverlayError` for a service that cannot be accelerated.
     """
-    nodes = picture["nodes"]
-    peers, used = _find_peers(name, facts, nodes)
+    others = {other: node for other, node in picture["nodes"].items() if other != name}
+    uplinks, left_out = _find_uplinks(facts, others)
+    peers = _find_peers(facts, others, uplinks)
     if picture["missing"]:
         there = {interface["ifindex"]: interface for interface in facts["interfaces"]}
         for entry in facts["known_peers"]:
             uplink = there.get(entry["value"]["uplink"])
-            if uplink and (uplink["name"] in used or facts["uplinks_by_route"]):
-                used.setdefault(uplink["name"], uplink)
+            if uplink and (uplink["name"] in uplinks or (facts["uplinks_by_route"] and not uplink["unfit"])):
+                uplinks.setdefault(uplink["name"], uplink["ifindex"])
                 peers.setdefault(entry["key"], dict(entry["value"]))
     for address in facts["addresses"]:
         peers[_prefix(address)] = {"uplink": 0, "mtu": 0, "next_hop": "::"}
 
-    workloads = facts["workloads"]
+    workloads = [workload for workload in facts["workloads"] if not workload["never_admitted"]]
     carriers = {workload["interface"]: workload["ifindex"] for workload in workloads}
-    carriers.update({uplink: used[uplink]["ifindex"] for uplink in used})
     return {
         "maps": {
             "ifindex_map": [
                 {
                     "key": workload["address"],
-                    "value": {"ifindex": workload["ifindex"], "mtu": workload["mtu"], "flags": 0},
+                    "value": {"ifindex": workload["ifindex"], "mtu": workload["mtu"], "flags": _flags(workload)},
                 }
                 for workload in workloads
             ],
             "services": service_entries(services),
             "peers": [{"key": prefix, "value": value} for prefix, value in sorted(peers.items())],
-            "devices": [{"key": place, "value": ifindex} for place, ifindex in place_devices(carriers.values())],
+            "devices": [
+                {"key": place, "value": ifindex}
+                for place, ifindex in place_devices([*carriers.values(), *uplinks.values()])
+            ],
         },
         "attachments": [
             {"interface": interface, "direction": "ingress", "program": f"{PIN_DIR}/from_workload"}
-            for interface in sorted({workload["interface"] for workload in workloads})
+            for interface in sorted(carriers)
         ]
         + [
             {"interface": uplink, "direction": "ingress", "program": f"{PIN_DIR}/from_uplink"}
-            for uplink in sorted(used)
+            for uplink in sorted(uplinks)
         ],
-        "uplinks": sorted(used),
-        "peers": len(nodes) - (name in nodes),
+        "uplinks": sorted(uplinks),
+        "peers": len(others),
+        "notes": _notes(facts, others, uplinks, left_out),
     }
 
 
-def _find_peers(
-    name: str, facts: Facts, nodes: Mapping[str, Facts]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Facts]]:
-    """Entries of the map ``peers`` by prefix, and the uplinks by name.
+def _flags(workload: Facts) -> int:
+    return NEVER_BY_PEER if workload["never_by_peer"] else 0
 
-    A peer is the address of another node, and every prefix that this node routes through such an address.
-    """
+
+def _find_uplinks(facts: Facts, others: Mapping[str, Facts]) -> tuple[dict[str, int], dict[str, str]]:
+    """Name -> ifindex of the uplinks, those included by which the node reaches the ``others`` and their workloads; and
+    name -> reason of the links that would be uplinks."""
+    uplinks = {uplink["name"]: uplink["ifindex"] for uplink in facts["uplinks"]}
+    if not facts["uplinks_by_route"]:
+        return uplinks, {one["name"]: one["reason"] for one in facts["links_left_out"]}
+    addresses = [address for node in others.values() for address in node["addresses"]]
+    prefixes = [prefix for node in others.values() for prefix in node["prefixes"]]
+    links = find_links(facts["routes"], addresses, prefixes)
+    links |= {route["interface"] for route in facts["routes"] if is_default(route["prefix"])}
+    left_out = {}
+    for interface in facts["interfaces"]:
+        if interface["name"] in links:
+            if interface["unfit"]:
+                left_out[interface["name"]] = interface["unfit"]
+            else:
+                uplinks.setdefault(interface["name"], interface["ifindex"])
+    return uplinks, left_out
+
+
+def _notes(
+    facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int], left_out: Mapping[str, str]
+) -> list[str]:
+    notes = [f"link {name} is no uplink: {reason}" for name, reason in sorted(left_out.items())]
+    if not uplinks:
+        notes.append("no uplink was found: nothing will take the fast path; see overlay_uplinks")
+    if others and not any(node["prefixes"] for node in others.values()):
+        notes.append(
+            "no workload prefix of another node is known, so only the nodes themselves are peers; see overlay_peers"
+        )
+    return notes + told(facts["workloads"])
+
+
+def _find_peers(facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Entries of the map ``peers`` by prefix: the other nodes, and what this node routes through them."""
+    routes = [route for route in facts["routes"] if not is_default(route["prefix"])]
     table = RouteTable(facts["routes"])
-    addresses = [address for other, node in nodes.items() if other != name for address in node["addresses"]]
+    addresses = [address for node in others.values() for address in node["addresses"]]
     gateways = set(addresses)
-    ways = [(address, table.find(address)) for address in addresses]
-    ways += [(route["prefix"], route) for route in facts["routes"] if route["gateway"] in gateways]
-
-    interfaces = {interface["name"]: interface for interface in facts["interfaces"]}
-    uplinks: dict[str, Facts] = {uplink["name"]: uplink for uplink in facts["uplinks"]}
-    peers = {}
-    for prefix, route in ways:
-        uplink = interfaces.get(route["interface"]) if route else None
-        if route is None or uplink is None or (uplink["name"] not in uplinks and not facts["uplinks_by_route"]):
-            continue
-        uplinks.setdefault(uplink["name"], uplink)
-        peers[_prefix(prefix)] = {
-            "uplink": uplink["ifindex"],
-            "mtu": uplink["mtu"],
+    ways = [(address, hop) for address in addresses for hop in table.find(address)[:1]]
+    ways += [(route["prefix"], route) for route in routes if route["gateway"] in gateways]
+    mtus = {interface["name"]: interface["mtu"] for interface in facts["interfaces"]}
+    return {
+        _prefix(prefix): {
+            "uplink": uplinks[route["interface"]],
+            "mtu": mtus[route["interface"]],
             "next_hop": route["gateway"] or "::",
         }
-    return peers, uplinks
+        for prefix, route in ways
+        if route["interface"] in uplinks and route["interface"] in mtus
+    }
 
 
 def place_devices(ifindexes: Iterable[int]) -> list[tuple[int, int]]:
@@ -255,68 +243,11 @@ def place_devices(ifindexes: Iterable[int]) -> list[tuple[int, int]]:
     """
     places: dict[int, int] = {}
     for ifindex in sorted(set(ifindexes)):
-        free = [place for probe in range(DEVICE_PROBES) if (place := (ifindex ^ probe) % DEVICES) not in places]
-        if not free:
-            raise OverlayError(
-                "place an interface in the map devices",
-                f"ifindex {ifindex}",
-                f"{DEVICE_PROBES} others have its places",
-                "Recreate that interface, so that it gets another ifindex, or list fewer workload interfaces.",
-            )
-        places[free[0]] = ifindex
+        candidates = (((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES))
+        place = next((place for place in candidates if place not in places), None)
+        if place is not None:
+            places[place] = ifindex
     return sorted(places.items())
-
-
-def service_entries(services: Sequence[Facts]) -> list[dict[str, Any]]:
-    """``[{"protocol": "tcp", "port": 8080}]`` -> entries of the map ``services``."""
-    ports: dict[int, int] = {}
-    for number, service in enumerate(services):
-        protocol, port = str(service.get("protocol", "tcp")).lower(), service.get("port")
-        target = f"overlay_services[{number}]"
-        if protocol not in PROTOCOLS:
-            raise OverlayError(
-                "accept a service",
-                f"{target}.protocol",
-                f"{protocol!r} is none of {', '.join(PROTOCOLS)}",
-                "The overlay follows TCP connections only; take the service out of the list.",
-            )
-        try:
-            number_of_port = int(str(port))
-        except ValueError:
-            number_of_port = 0
-        if not 0 < number_of_port < 65536:
-            raise OverlayError("accept a service", f"{target}.port", f"{port!r} is no port", "Give a port: 1 to 65535.")
-        ports[number_of_port] = ports.get(number_of_port, 0) | PROTOCOLS[protocol]
-    return [{"key": port, "value": protocols} for port, protocols in sorted(ports.items())]
-
-
-class RouteTable:
-    """Longest prefix first, then the lowest metric, as the kernel looks up a route."""
-
-    def __init__(self, routes: Iterable[Facts]) -> None:
-        self._tables: dict[tuple[int, int], dict[int, Facts]] = {}
-        for route in routes:
-            network = ipaddress.ip_network(route["prefix"], strict=False)
-            table = self._tables.setdefault((network.version, network.prefixlen), {})
-            known = table.get(int(network.network_address))
-            if known is None or route["metric"] < known["metric"]:
-                table[int(network.network_address)] = route
-        self._lengths = sorted(self._tables, reverse=True)
-
-    def find(self, address: str) -> Facts | None:
-        """The route to ``address``, or None."""
-        wanted = ipaddress.ip_address(address)
-        for version, length in self._lengths:
-            if version == wanted.version:
-                rest = wanted.max_prefixlen - length
-                route = self._tables[version, length].get(int(wanted) >> rest << rest)
-                if route is not None:
-                    return route
-        return None
-
-
-def _bare(address: str) -> str:
-    return str(ipaddress.ip_interface(address).ip)
 
 
 def _prefix(text: str) -> str:

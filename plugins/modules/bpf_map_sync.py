@@ -46,6 +46,7 @@ options:
       - Dictionaries with C(key) and C(value), in the form that the schemas ask for. With O(state=absent), C(value) is
         ignored.
       - A slot of an array that is all zeros counts as absent, and removing one sets it to zero.
+      - Where keys are numbers, a range such as C(8000-8010) as the key stands for an entry with each of them.
       - The value of a per-CPU entry is the sum over all CPUs. Setting it writes the value on CPU 0 and zeros on the
         others.
     type: list
@@ -124,12 +125,12 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Let the overlay accelerate ports 8080 and 9090 over TCP, and no other
+- name: Let the overlay accelerate ports 8080 and 9090 to 9099 over TCP, and no other
   ebpf.overlay.bpf_map_sync:
     map: /sys/fs/bpf/ebpf-overlay/services
     entries:
       - {key: 8080, value: 1}
-      - {key: 9090, value: 1}
+      - {key: 9090-9099, value: 1}
     purge: true
 
 - name: Tell a program of our own what to do with two networks
@@ -215,7 +216,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import BulkList, set_aside
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks
+from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks, with_ranges
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import (
     PinnedMap,
@@ -283,7 +284,7 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
         schemas = module.params["key"], module.params["value"]
         # To remove an entry nobody needs to know what its value means.
         key_codec, value_codec = codecs(path, found, *schemas, (None, "bytes" if state == "absent" else None))
-        listed = encode_entries(blocks, key_codec, value_codec if state == "present" else None)
+        listed = encode_entries(with_ranges(blocks, key_codec), key_codec, value_codec if state == "present" else None)
         planned = converge(module, observe, plan, apply)
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
 

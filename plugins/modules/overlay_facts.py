@@ -12,13 +12,15 @@ short_description: Gather what the overlay must know of a node
 description:
   - Returns uplinks, workloads, addresses, routes, kernel and libraries as C(ansible_facts.overlay).
   - Workloads are found by the host routes that point at their interfaces, as Calico installs them. No API is asked.
-  - Reads with C(ip) and below C(/proc) and C(/sys); nothing needs to be installed beforehand.
+  - Reads with C(ip), with C(nft) where it is installed, and below C(/proc) and C(/sys); nothing needs to be installed
+    beforehand.
 options:
   uplinks:
     description:
       - Names of the node's uplinks, globs allowed.
-      - When empty, the interfaces of the default routes, to which the interfaces of the routes to the other nodes are
-        added later.
+      - When empty, the links of all default routes, by all next hops, to which the links of the routes to the other
+        nodes and their workloads are added later.
+      - Links on which the datapath cannot work are left out; C(links_left_out) names them.
     type: list
     elements: str
     default: []
@@ -67,16 +69,23 @@ ansible_facts:
       type: dict
       sample:
         addresses: ["198.18.0.11", "fd00:198:18::11"]
-        capabilities: {btf: true, check_mtu: true, redirect_peer_safe: true, supported: true, tcx: true}
+        capabilities: {btf: true, check_mtu: true, redirect: peer, redirect_peer_safe: true, supported: true, tcx: true}
         control: {deadline: 0, generation: 0, mode: "on", session: 1}
+        format: 2
         interfaces:
           - addresses: ["198.18.0.11/24"]
+            external: false
             ifindex: 2
             kind: veth
+            link_type: ether
             loopback: false
             mac: "02:00:c6:12:00:0b"
+            master: ""
+            member_of: ""
             mtu: 1500
             name: ens47f1
+            primary: ["198.18.0.11"]
+            unfit: ""
             up: true
         gathered_at: 1764043200
         identity: {machine_id: 3e0a4c1f5a5f4a32a6d6b3a0d1f6f1aa, boot_id: 0b1c7f3e-6c0b-4f43-9d35-6a2f0c1be111}
@@ -84,8 +93,11 @@ ansible_facts:
         libraries: {bcc: true, pyroute2: true}
         package_manager: apt
         known_peers: []
+        links_left_out:
+          - {name: tunl0, reason: "its packets have no Ethernet header (link type ipip)"}
+        own_addresses: ["198.18.0.11", "fd00:198:18::11"]
         routes:
-          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0}
+          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0, source: null}
         uplinks:
           - addresses: ["198.18.0.11/24"]
             gateways: ["198.18.0.1"]
@@ -93,9 +105,18 @@ ansible_facts:
             mac: "02:00:c6:12:00:0b"
             mtu: 1500
             name: ens47f1
+            primary: ["198.18.0.11"]
         uplinks_by_route: true
+        workload_prefixes: [10.244.1.0/26]
         workloads:
-          - {address: 10.244.1.11, interface: cali0a1b2c3d, ifindex: 5, mtu: 1500, mac: "02:00:0a:f4:01:0b"}
+          - address: 10.244.1.11
+            ifindex: 5
+            interface: cali0a1b2c3d
+            mac: "02:00:0a:f4:01:0b"
+            may_be_taken: ""
+            mtu: 1500
+            never_admitted: ""
+            never_by_peer: "the qdisc tbf"
 """
 
 import os
@@ -107,11 +128,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _kernel, _links, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import (
+    _generations,
+    _kernel,
+    _links,
+    _topology,
+    _uplinks,
+    _workloads,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
 
 
@@ -126,32 +156,59 @@ def known_peers(interfaces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in filled.get(f"{PIN_DIR}/peers", []) if entry["value"]["uplink"]]
 
 
+def look_at_workloads(workloads: list[dict[str, Any]], chains: list[dict[str, str]]) -> None:
+    """Add to each workload what somebody else has on its interface."""
+    interfaces = {workload["interface"]: workload["ifindex"] for workload in workloads}
+    try:
+        found = {one["name"]: one for one in read_interfaces(interfaces, BPFFS)}
+    except OSError as error:
+        raise OverlayError(
+            "read what hangs on the interfaces of workloads",
+            ", ".join(sorted(interfaces)[:3]),
+            error,
+            "Check that the module runs as root (become), then run again.",
+        ) from None
+    for workload in workloads:
+        workload.update(_workloads.hindrances(found[workload["interface"]], chains))
+
+
 def gather(module: AnsibleModule) -> dict[str, Any]:
     def command(arguments: list[str]) -> tuple[int, str, str]:
-        return module.run_command(arguments)
+        # Also below /sbin, which is not in everybody's PATH.
+        path = module.get_bin_path(arguments[0]) or arguments[0]
+        return module.run_command([path, *arguments[1:]], handle_exceptions=False)
 
     globs, workload_globs = module.params["uplinks"], module.params["workload_interfaces"]
+    chains, unknown = _links.netdev_chains(command)
+    if unknown:
+        module.warn(f"Whether nft has chains on single interfaces is not known: {unknown}")
     interfaces = _links.interfaces(command)
+    for interface in interfaces:
+        interface["unfit"] = _uplinks.why_unfit(interface, workload_globs, chains)
     routes = _links.routes(command)
-    workloads = _topology.find_workloads(interfaces, routes, _links.neighbours(command), workload_globs)
-    uplinks = _topology.find_uplinks(interfaces, routes, globs, workload_globs)
+    workloads = _workloads.find_workloads(interfaces, routes, _links.neighbours(command), workload_globs)
+    look_at_workloads(workloads, chains)
+    uplinks, left_out = _uplinks.find_uplinks(interfaces, routes, globs)
     if not workloads:
         module.warn(
             f"No workload found: no host route leads to an interface that matches {', '.join(workload_globs)}. "
             "That is right for a node without workloads; otherwise correct workload_interfaces."
         )
-    carriers = {workload["interface"] for workload in workloads}
+    carriers = {one["name"] for one in interfaces if _workloads.matches(one["name"], workload_globs)}
+    others = [interface for interface in interfaces if interface["name"] not in carriers]
     control = read_control(PIN_DIR)
     version = _kernel.stable_version(platform.release(), platform.version())
     return {
+        "format": _topology.FORMAT,
         "uplinks": uplinks,
         "uplinks_by_route": not globs,
+        "links_left_out": left_out,
         "workloads": workloads,
-        "interfaces": [
-            interface for interface in interfaces if not interface["loopback"] and interface["name"] not in carriers
-        ],
+        "workload_prefixes": sorted({route["prefix"] for route in routes if route["interface"] is None}),
+        "interfaces": [interface for interface in others if not interface["loopback"]],
         "addresses": sorted(address.split("/")[0] for interface in interfaces for address in interface["addresses"]),
-        "routes": [route for route in routes if route["interface"] not in carriers],
+        "own_addresses": _uplinks.own_addresses(others, routes),
+        "routes": [route for route in routes if route["interface"] and route["interface"] not in carriers],
         "kernel": {"release": platform.release(), "version": ".".join(map(str, version))},
         "capabilities": {**_kernel.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
         "package_manager": "apt" if shutil.which("apt-get") else "dnf",

@@ -157,7 +157,11 @@ def read(module: AnsibleModule) -> dict[str, Any]:
     if module.params["compare"] and history.confirmed in history.generations:
         calls = [*calls_to(history, history.confirmed, interfaces()), mode_on(history.confirmed)]
         differences = rehearse(store.runtime(history.confirmed), calls)
-        wanted = [item for call in calls for item in call["arguments"].get("attachments", ())]
+        wanted = [
+            {**{key: arguments[key] for key in ("priority",) if key in arguments}, **item}
+            for arguments in (call["arguments"] for call in calls)
+            for item in arguments.get("attachments", ())
+        ]
         drift = find_drift(differences, wanted, hooks())
     elif module.params["compare"] and history.confirmed:
         differences = [

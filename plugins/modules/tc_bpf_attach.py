@@ -17,6 +17,7 @@ description:
   - Who owns a filter is written into the kernel's own record, its name C(OWNER:PROGRAM). A filter is right only if its
     name, program id, tag, priority, handle and direct-action are right. A wrong one is replaced in place, without a
     packet that misses it.
+  - Programs run last on their hook, behind whatever others have there. What others take, they do not see.
   - Nothing that belongs to somebody else is changed, neither a filter nor a TCX link nor a qdisc. A clsact qdisc is
     removed only if this module made it and no filter is left on it.
   - Works in the network namespace in which it is started.
@@ -55,14 +56,14 @@ options:
         required: true
       priority:
         description:
-          - Filters run by ascending priority. Programs that use TCX have none, those of lower priority number run first
-            when attached by one task.
+          - Filters run by ascending priority, O(priority) by default. Programs that use TCX have none, those of lower
+            priority number run first when attached by one task.
         type: int
-        default: 1
       handle:
-        description: The filter's handle within its priority.
+        description:
+          - The filter's handle within its priority. A handle that somebody else has is refused.
+          - By default the lowest that nobody else has.
         type: int
-        default: 1
   programs:
     description:
       - What M(ebpf.overlay.bpf_object) returned as RV(ebpf.overlay.bpf_object#module:programs) earlier in the play.
@@ -89,6 +90,14 @@ options:
       xlated_size:
         description: The program's size, not used.
         type: int
+  priority:
+    description:
+      - The priority of the filters of O(attachments) that give none. The default is behind the filters of everybody
+        else, and also behind those to which the kernel gives a priority (at most 49152).
+      - A program that is attached with another priority, such as V(1), the default of release 1.0.0, is attached with
+        the new one before it leaves the old one.
+    type: int
+    default: 60000
   owner:
     description: Whose filters these are. Filters of other owners are left alone.
     type: str
@@ -102,10 +111,13 @@ options:
   mechanism:
     description:
       - V(clsact) works on all kernels. V(tcx) needs 6.6; its links run before all clsact filters of the hook.
-      - V(auto) uses clsact, but TCX on hooks where the program is attached that way already, where TCX links of
-        somebody else might keep a clsact filter from running, or where a foreign qdisc rules clsact out. The choice is
-        explained in the result.
-      - A program that changes from one to the other is attached by the new one before it leaves the old one.
+      - V(auto) uses TCX where the kernel has it, but clsact on hooks where a filter of somebody else may take packets
+        (anything but an eBPF program that always says "next", and a filter with the one action C(continue)), since
+        TCX would run before it. The choice is explained in the result.
+      - A TCX link is attached at the tail of its hook. One behind which somebody else has attached since is moved to the
+        tail. Links of other owners who use this module stay where they are.
+      - A program that changes from one to the other, or its place, is attached by the new one before it leaves the old
+        one. For that moment it may run twice on a packet.
     type: str
     choices: [auto, clsact, tcx]
     default: auto
@@ -145,7 +157,7 @@ EXAMPLES = r"""
     programs: [count]
   register: built
 
-- name: Run it last, on the way out; a dry run after a change of count.c predicts that its filter changes
+- name: Run it on the way out, behind the overlay too; a dry run after a change of count.c predicts that its filter changes
   ebpf.overlay.tc_bpf_attach:
     owner: acme
     programs: "{{ built.programs }}"
@@ -153,7 +165,7 @@ EXAMPLES = r"""
       - interface: eth0
         direction: egress
         program: /sys/fs/bpf/acme/count
-        priority: 50000
+        priority: 65000
 
 - name: Detach everything of ours
   ebpf.overlay.tc_bpf_attach:
@@ -210,10 +222,10 @@ attachments:
       program_id: 431
       tag: 8d3c6ffba1d6eb9c
       map_ids: [17, 18]
-      priority: 1
+      priority: 60000
       handle: 1
       mechanism: clsact
-      mechanism_reason: nothing on this hook asks for TCX
+      mechanism_reason: this kernel has no TCX
       qdisc_created: true
 removed:
   description: Filters and links of O(owner) that were removed or moved away from their place.
@@ -239,7 +251,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, respawn_where_importable, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
 from ansible_collections.ebpf.overlay.plugins.module_utils._qdisc_records import namespace_key
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import Program
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import LAST, Program
 from ansible_collections.ebpf.overlay.plugins.module_utils._tcx import links_folder
 
 
@@ -254,8 +266,8 @@ def main() -> None:
                     "interface": {"type": "str", "required": True},
                     "direction": {"type": "str", "choices": ["ingress", "egress"], "default": "ingress"},
                     "program": {"type": "path", "required": True},
-                    "priority": {"type": "int", "default": 1},
-                    "handle": {"type": "int", "default": 1},
+                    "priority": {"type": "int"},
+                    "handle": {"type": "int"},
                 },
             },
             "programs": {
@@ -270,6 +282,7 @@ def main() -> None:
                     "xlated_size": {"type": "int"},
                 },
             },
+            "priority": {"type": "int", "default": LAST},
             "owner": {"type": "str", "default": "ebpf.overlay"},
             "purge": {"type": "bool", "default": False},
             "mechanism": {"type": "str", "choices": ["auto", "clsact", "tcx"], "default": "auto"},
@@ -299,7 +312,10 @@ def attach(module: AnsibleModule) -> dict[str, object]:
 def read_wish(params: dict[str, Any]) -> Wish:
     """Raises :class:`OverlayError` for a value that no kernel takes."""
     wish = Wish(
-        attachments=tuple(Attachment(**entry) for entry in params["attachments"]),
+        attachments=tuple(
+            Attachment(**{**entry, "priority": params["priority"] if entry["priority"] is None else entry["priority"]})
+            for entry in params["attachments"]
+        ),
         owner=params["owner"],
         purge=params["purge"],
         mechanism=params["mechanism"],

@@ -20,8 +20,8 @@ REDIRECT_NEIGH, REDIRECT_PEER = 1, 2
 
 # Figure -> (title, factor, unit, bar or None, how it compares).
 BARS = {
-    "rr.overhead_removed.peer": ("overhead removed, overlay with peer", 100, "%", 0.75, ">="),
-    "rr.overhead_removed.peer_tcx": ("overhead removed, overlay with peer through TCX", 100, "%", None, ""),
+    "rr.overhead_removed.peer": ("overhead removed, overlay with peer", 100, "%", 0.73, ">="),
+    "rr.overhead_removed.peer_tcx": ("overhead removed, overlay with peer through TCX", 100, "%", 0.78, ">="),
     "rr.overhead_removed.neigh": ("overhead removed, overlay with neigh", 100, "%", None, ""),
     "rr.overhead_removed.original": ("overhead removed, original design", 100, "%", None, ""),
     "rr.overhead_removed.blind": ("overhead removed, redirect without looking", 100, "%", None, ""),
@@ -30,10 +30,11 @@ BARS = {
     "rr.kernel_rules_p50_change": ("2 × 500 rules: change of the kernel's p50", 100, "%", None, ""),
     "rr.off_change": ("attached with mode off: change of the kernel's p50", 100, "%", 0.03, "<"),
     "rr.empty_change": ("  the same with empty programs", 100, "%", None, ""),
-    "prog.hit_ns": ("a hit, IPv4", 1, "ns", 60, "<="),
+    "prog.hit_ns": ("a hit, IPv4", 1, "ns", 40, "<="),
     "prog.hit6_ns": ("a hit, IPv6", 1, "ns", None, ""),
     "prog.hit_over_original": ("a hit, compared with the original's", 1, "×", 1.4, "<="),
     "prog.miss_ns": ("a packet that is not ours", 1, "ns", 6, "<="),
+    "prog.watch_ns": ("at egress, neither handshake nor awaited", 1, "ns", 8, "<="),
     "modules.map_fill_ratio": ("100,000 map entries, over JSON and bare calls", 1, "×", 2.0, "<="),
     "modules.map_noop_ratio": ("  the same with nothing to do", 1, "×", 2.0, "<="),
     "modules.map_noop_peak_mb": ("  and its peak memory", 1, "MB", 80, "<"),
@@ -50,9 +51,8 @@ BARS = {
 
 def _measure(quick: bool) -> dict[str, Any]:
     rounds, slices, limit = (3, 6, 20) if quick else (11, 12, 180)
-    settings = {"OVERLAY_CHECK_MTU": 1}
-    peer = objects.overlay(OVERLAY_REDIRECT=REDIRECT_PEER, **settings)
-    neigh = objects.overlay(OVERLAY_REDIRECT=REDIRECT_NEIGH, **settings)
+    peer = objects.overlay(OVERLAY_REDIRECT=REDIRECT_PEER)
+    neigh = objects.overlay(OVERLAY_REDIRECT=REDIRECT_NEIGH)
     original, empty = objects.original(), objects.empty()
     with topology.network():
         topology.fill_original(original)

@@ -84,7 +84,7 @@ def build(source: Path, programs: Sequence[str], **defines: int) -> Loaded:
 
 
 def overlay(**defines: int) -> Loaded:
-    return build(OVERLAY, ("from_uplink", "from_workload"), **defines)
+    return build(OVERLAY, ("from_uplink", "from_workload", "to_uplink", "to_workload"), **defines)
 
 
 def original() -> Loaded:

@@ -34,10 +34,19 @@ def _frame(mac: str, source: str, destination: str, protocol: int, payload: byte
     return ethernet + _ip(source, destination, protocol, payload)
 
 
-def tcp(mac: str, source: tuple[str, int], destination: tuple[str, int], flags: int, data: bytes = b"x") -> bytes:
+def tcp(
+    mac: str, source: tuple[str, int], destination: tuple[str, int], flags: int, data: bytes = b"",
+    sequence: int = 2, acknowledgement: int = 2,
+) -> bytes:  # fmt: skip
     """``mac``: the destination. The TCP checksum is left at zero: no program looks at it."""
-    header = struct.pack("!HHIIBBHHH", source[1], destination[1], 1, 1, 5 << 4, flags, 65535, 0, 0)
+    header = struct.pack("!HHIIBBHHH", source[1], destination[1], sequence, acknowledgement, 5 << 4, flags, 65535, 0, 0)
     return _frame(mac, source[0], destination[0], socket.IPPROTO_TCP, header + data)
+
+
+def forwarded(frame: bytes) -> bytes:
+    """What the kernel makes of it on its way through; the IPv4 checksum is not looked at."""
+    at = 14 + (7 if frame[12:14] == b"\x86\xdd" else 8)
+    return frame[:at] + bytes([frame[at] - 1]) + frame[at + 1 :]
 
 
 def udp(mac: str, source: tuple[str, int], destination: tuple[str, int], data: bytes = b"x" * 13) -> bytes:

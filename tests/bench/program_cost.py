@@ -7,13 +7,14 @@ import random
 import statistics
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 
 from . import topology
 from .objects import BenchError, Loaded
 from .pace import Pace, best, chosen
-from .packets import ACK, SYN, tcp, udp
+from .packets import ACK, SYN, forwarded, tcp, udp
 
 # All rounds of one call work on the same packet, whose TTL goes down from 255: so a call is short, and there are many.
 REPEAT = 200
@@ -54,28 +55,37 @@ def _ends(ipv6: bool, port: int = topology.PORT) -> tuple[tuple[str, int], tuple
     return (topology.CLIENT_IPV4, CLIENT_PORT), (topology.WORKLOAD_IPV4, port)
 
 
-def _request(flags: int, ipv6: bool = False) -> bytes:
+def _request(flags: int, ipv6: bool = False, **more: Any) -> bytes:
     client, workload = _ends(ipv6)
-    return tcp(topology.UPLINK_MAC, client, workload, flags)
+    return tcp(topology.UPLINK_MAC, client, workload, flags, **more)
 
 
-def _reply(flags: int, ipv6: bool = False) -> bytes:
+def _reply(flags: int, ipv6: bool = False, **more: Any) -> bytes:
     client, workload = _ends(ipv6)
-    return tcp(topology.HOST_SIDE_MAC, workload, client, flags)
+    return tcp(topology.HOST_SIDE_MAC, workload, client, flags, **more)
 
 
 def _open_flows(loaded: Loaded) -> None:
-    """The handshake, so that what follows belongs to an established flow."""
+    """Handshakes that go in and come out, and data each way that is acknowledged: a proven way."""
     uplink, host_side = topology.ifindexes()
+    into, back = ("from_uplink", uplink, "to_workload", host_side), ("from_workload", host_side, "to_uplink", uplink)
     for ipv6 in (False, True):
-        for program, packet, ifindex in (
-            ("from_uplink", _request(SYN, ipv6), uplink),
-            ("from_workload", _reply(SYN | ACK, ipv6), host_side),
-            ("from_uplink", _request(ACK, ipv6), uplink),
+        for hooks, packet, verdict in (
+            (into, _request(SYN, ipv6, sequence=1, acknowledgement=0), TC_ACT_UNSPEC),
+            (back, _reply(SYN | ACK, ipv6, sequence=1), TC_ACT_UNSPEC),
+            (into, _request(ACK, ipv6, data=b"as large as it gets"), TC_ACT_UNSPEC),
+            (back, _reply(ACK, ipv6, data=b"as large as it gets", acknowledgement=21), TC_ACT_UNSPEC),
+            (into, _request(ACK, ipv6, data=b"x", sequence=21, acknowledgement=21), TC_ACT_REDIRECT),
+            (back, _reply(ACK, ipv6, data=b"x", sequence=21, acknowledgement=22), TC_ACT_REDIRECT),
+            (into, _request(ACK, ipv6, sequence=22, acknowledgement=22), TC_ACT_REDIRECT),
+            (back, _reply(ACK, ipv6, sequence=22, acknowledgement=22), TC_ACT_REDIRECT),
         ):
-            step = f"handshake, {'IPv6' if ipv6 else 'IPv4'}, {program}"
+            program, ifindex, watcher, out = hooks
+            step = f"opening a flow, {'IPv6' if ipv6 else 'IPv4'}, {program}"
             try:
-                _run(Case("", step, loaded.programs[program], packet, ifindex, TC_ACT_REDIRECT), 1)
+                _run(Case("", step, loaded.programs[program], packet, ifindex, verdict), 1)
+                # What is redirected passes that hook too, where it must be told apart.
+                _run(Case("", step, loaded.programs[watcher], forwarded(packet), out, TC_ACT_UNSPEC), 1)
             except BenchError as error:
                 counted = {label: count for label, count in loaded.counters().items() if count}
                 raise BenchError(f"{error}; the counters say {counted}") from None
@@ -87,7 +97,10 @@ def _overlay_cases(name: str, loaded: Loaded) -> list[Case]:
     cases = []
     for side, program, ifindex, packet in sides:
         fd = loaded.programs[program]
-        hit = [(f"{name}.hit.{side}", packet(ACK)), (f"{name}.hit6.{side}", packet(ACK, True))]
+        hit = [
+            (f"{name}.hit{'6' * ipv6}.{side}", packet(ACK, ipv6, sequence=22, acknowledgement=22))
+            for ipv6 in (False, True)
+        ]
         cases += [Case(key, f"{name} {key}", fd, data, ifindex, TC_ACT_REDIRECT) for key, data in hit]
     return cases
 
@@ -107,10 +120,23 @@ def _miss_cases(loaded: Loaded) -> list[Case]:
     return cases
 
 
+def _watch_cases(loaded: Loaded) -> list[Case]:
+    """At the egress hooks: a packet that is neither a handshake nor awaited, of a listed service and of another."""
+    uplink, host_side = topology.ifindexes()
+    cases = []
+    for side, program, ifindex, packet in (
+        ("in", "to_workload", host_side, _request(ACK, sequence=77)), ("out", "to_uplink", uplink, _reply(ACK, sequence=77)),
+    ):  # fmt: skip
+        cases.append(
+            Case(f"watch.{side}", f"watch, {side}", loaded.programs[program], packet, ifindex, TC_ACT_UNSPEC)
+        )
+    return cases
+
+
 def cases(empty: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[Case]:
     uplink, host_side = topology.ifindexes()
     for loaded in (neigh, peer):
-        topology.set_mode(loaded, "on")
+        topology.set_mode(loaded, "on", 1 << 30)  # no heartbeat
         _open_flows(loaded)
     return [
         Case("empty", "empty", empty.programs["empty"], _request(ACK), uplink, TC_ACT_UNSPEC),
@@ -119,6 +145,7 @@ def cases(empty: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[
         *_overlay_cases("neigh", neigh),
         *_overlay_cases("peer", peer),
         *_miss_cases(peer),
+        *_watch_cases(peer),
     ]
 
 
@@ -150,5 +177,6 @@ def figures(found: Samples) -> dict[str, float]:
     result["prog.hit_ns"] = max(net["peer.hit.in"], net["peer.hit.out"])
     result["prog.hit6_ns"] = max(net["peer.hit6.in"], net["peer.hit6.out"])
     result["prog.hit_over_original"] = max(net[f"peer.hit.{side}"] / net[f"original.{side}"] for side in ("in", "out"))
+    result["prog.watch_ns"] = max(net["watch.in"], net["watch.out"])
     result["prog.miss_ns"] = max(value for name, value in net.items() if name.startswith("miss."))
     return result

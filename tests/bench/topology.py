@@ -8,12 +8,14 @@ import ctypes
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils import _layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import jiffies_per_second
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import place_devices
 
 from .objects import BenchError, Loaded
 
@@ -162,13 +164,17 @@ def ifindexes() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def attached(from_uplink: int, from_workload: int, tcx: bool = False) -> Iterator[None]:
-    """The two programs at TC ingress, by clsact unless ``tcx``, as ``tc_bpf_attach`` does it."""
+def attached(from_uplink: int, from_workload: int, tcx: bool = False, watchers: Sequence[int] = ()) -> Iterator[None]:
+    """The two programs at TC ingress, by clsact unless ``tcx``, as ``tc_bpf_attach`` does it.
+
+    ``watchers``: those at TC egress of workload and uplink, if there are any.
+    """
+    uplink, host_side = ifindexes()
+    hooks = [(uplink, "ingress", from_uplink), (host_side, "ingress", from_workload)]
+    hooks += zip((host_side, uplink), ("egress", "egress"), watchers)
     if tcx:
-        links = [
-            bpf.link_create_tcx(program, ifindex, bpf.ATTACH_TCX_INGRESS)
-            for ifindex, program in zip(ifindexes(), (from_uplink, from_workload))
-        ]
+        types = {"ingress": bpf.ATTACH_TCX_INGRESS, "egress": bpf.ATTACH_TCX_EGRESS}
+        links = [bpf.link_create_tcx(program, ifindex, types[direction]) for ifindex, direction, program in hooks]
         try:
             yield
         finally:
@@ -176,9 +182,10 @@ def attached(from_uplink: int, from_workload: int, tcx: bool = False) -> Iterato
                 os.close(link)
         return
     with TrafficControl() as traffic_control:
-        for ifindex, program in zip(ifindexes(), (from_uplink, from_workload)):
+        for ifindex in ifindexes():
             traffic_control.add_clsact(ifindex)
-            traffic_control.add_filter(ifindex, "ingress", 50, 1, "bench", program)
+        for ifindex, direction, program in hooks:
+            traffic_control.add_filter(ifindex, direction, 50, 1, "bench", program)
         try:
             yield
         finally:
@@ -194,14 +201,14 @@ def fill_original(loaded: Loaded) -> None:
 def fill_overlay(loaded: Loaded) -> None:
     """The maps of a node with one workload whose clients are on the uplink's network."""
     uplink, host_side = ifindexes()
-    workload = {"ifindex": host_side, "mtu": MTU, "flags": 0}
-    peer = {"uplink": uplink, "mtu": MTU, "next_hop": "::"}
+    workload = {"ifindex": host_side, "flags": 0}
     loaded.write("ifindex_map", ((address, workload) for address in (WORKLOAD_IPV4, WORKLOAD_IPV6)), _layout.SCHEMAS)
     loaded.write("services", [(PORT, _layout.PROTOCOLS["tcp"])], _layout.SCHEMAS)
-    loaded.write("peers", ((prefix, peer) for prefix in CLIENTS), _layout.SCHEMAS)
-    loaded.write("devices", ((i % _layout.DEVICES, i) for i in (uplink, host_side)), _layout.SCHEMAS)
+    loaded.write("peers", ((prefix, {"kind": "peer"}) for prefix in CLIENTS), _layout.SCHEMAS)
+    loaded.write("devices", place_devices((uplink, host_side)), _layout.SCHEMAS)
 
 
-def set_mode(loaded: Loaded, mode: str) -> None:
-    entry = {"deadline": 0, "mode": mode, "session": 1, "generation": 1}
+def set_mode(loaded: Loaded, mode: str, second: int = jiffies_per_second()) -> None:
+    """``second``: jiffies until a heartbeat is due, and a little more."""
+    entry = {"deadline": 0, "mode": mode, "epoch": 1, "generation": 1, "second": second}
     loaded.write("control", [(0, entry)], _layout.SCHEMAS)

@@ -45,6 +45,7 @@ class Kernel:
     empty_directories: set[str] = field(default_factory=set)
     interfaces: dict[str, int] = field(default_factory=lambda: dict(INTERFACES))
     tcx: bool = True
+    harmless: bool = False
     next_link: int = 1000
 
     def look(self) -> Observed:
@@ -65,6 +66,7 @@ class Kernel:
             dead_pins=tuple(sorted(self.dead_pins)),
             empty_directories=tuple(sorted(self.empty_directories)),
             programs=PROGRAMS,
+            codes={77: frozenset({-1}) if self.harmless else None},
         )
 
     def slot(self, op: Any) -> list[Filter]:
@@ -128,14 +130,14 @@ class Kernel:
             assert op.program.id not in [link.program_id for link in self.links if link.hook == op.hook], "EEXIST"
             assert op.pin not in [link.pin for link in self.links] + list(self.dead_pins), "EEXIST"
             self.next_link += 1
-            self.links.insert(
-                0, Link(*op.hook, self.next_link, op.program.id or 0, op.pin, program_of_link_pin(op.pin))
-            )
+            self.links.append(Link(*op.hook, self.next_link, op.program.id or 0, op.pin, program_of_link_pin(op.pin)))
             self.revisions[op.hook] = self.revisions.get(op.hook, 1) + 1
         else:
             (old,) = [link for link in self.links if link.pin == op.pin]
             if isinstance(op, do.UpdateLink):
                 assert old.program_id == op.expected_program_id, "EPERM"
+                others = [link.program_id for link in self.links if link.hook == op.hook and link is not old]
+                assert op.program.id not in others, "EEXIST"
                 self.links[self.links.index(old)] = replace(old, program_id=op.program.id or 0)
             else:
                 self.links.remove(old)
@@ -153,7 +155,7 @@ class Kernel:
     def foreign(self) -> tuple[Any, ...]:
         return (
             [f for f in self.filters if owner_of(f.name) != self.wish.owner or f.chain],
-            [link for link in self.links if not link.pin],
+            [(link.id, link.program_id) for link in self.links if not link.pin],
             {i: q for i, q in self.qdiscs.items() if i not in {index for index, _name in self.records}},
         )
 
@@ -161,7 +163,7 @@ class Kernel:
 @st.composite
 def kernels(draw: Any, wish: Wish) -> Kernel:
     """Nothing, ours, half ours, stale, foreign, broken."""
-    kernel = Kernel(wish, tcx=draw(st.booleans()))
+    kernel = Kernel(wish, tcx=draw(st.booleans()), harmless=draw(st.booleans()))
     for name, ifindex in INTERFACES.items():
         kind = draw(st.sampled_from([None, "clsact", "clsact", "ingress"]))
         if kind:
@@ -194,11 +196,14 @@ def kernels(draw: Any, wish: Wish) -> Kernel:
                         )
             if kernel.tcx:
                 kernel.revisions[hook] = draw(st.integers(1, 9))
-                programs = iter(draw(st.sampled_from([(20, 21), (21, 20), (77, 20), (22, 77), (77, 78)])))
-                for program in draw(st.sets(st.sampled_from(["a", "b", "foreign"]), max_size=2)):
+                programs = iter(draw(st.permutations([20, 21, 22, 77, 78])))
+                known = ["a", "second a", "b", "foreign", "neighbour"]
+                for program in draw(st.lists(st.sampled_from(known), max_size=4, unique=True)):
                     kernel.next_link += 1
-                    pin = os.path.join(wish.links, link_pin_name(wish.namespace, ifindex, name, direction, program))
-                    ours = () if program == "foreign" else (pin, program)
+                    short = program.split()[-1]
+                    place = (wish.namespace, ifindex, name, direction, short, program != short)
+                    pin = os.path.join(wish.links, link_pin_name(*place))
+                    ours = (pin, short) if short in ("a", "b") else ("", "", program == "neighbour")
                     kernel.links.append(Link(*hook, kernel.next_link, next(programs), *ours))
     if draw(st.booleans()):
         kernel.records.add((99, "gone"))
@@ -215,7 +220,7 @@ attachments = st.builds(
     st.sampled_from([INGRESS, EGRESS]),
     st.sampled_from(sorted(PROGRAMS)),
     st.sampled_from([1, 2]),
-    st.sampled_from([1, 2]),
+    st.sampled_from([None, None, 1, 2]),
 )
 wishes = st.builds(
     Wish,

@@ -29,6 +29,8 @@ def test_every_write_of_devices_begins_an_epoch() -> None:
         "maps": dict.fromkeys(("ifindex_map", "services", "peers", "devices"), ()),
         "attachments": (),
     }
-    calls = cluster.generation_calls(json.dumps(plan), "/pins", [], str(ROLE / "files/bpf/overlay.c"), {}, "auto")
+    calls = cluster.generation_calls(
+        json.dumps(plan), "/pins", [], str(ROLE / "files/bpf/overlay.c"), {}, "auto", 60000
+    )
     (restored,) = [call["arguments"] for call in calls if call["arguments"].get("map") == "/pins/devices"]
     assert restored["epochs"] == "/pins/device_epochs"

@@ -17,6 +17,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
 from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
     filter_name,
+    owner_of,
     program_of,
 )
 
@@ -30,6 +31,13 @@ def planned(wish: Wish, kernel: Kernel) -> Plan | None:
         return None
     event(f"{min(len(plan.operations), 6)} operations")
     return plan
+
+
+def bridgeless(kernel: Kernel, hook: tuple[int, str]) -> bool:
+    """Whether no filter can run a program while its TCX link is moved."""
+    qdisc = kernel.qdiscs.get(hook[0])
+    kinds = [f for f in kernel.filters if f.hook == hook and (owner_of(f.name) != OWNER or f.kind != "bpf")]
+    return bool(kinds) or (qdisc is not None and not qdisc.serves(hook[1]))
 
 
 @settings(
@@ -48,7 +56,7 @@ def test_applying_a_plan_reaches_the_wish_and_touches_nothing_foreign(situation:
         (INTERFACES[entry["interface"]], entry["direction"], os.path.basename(entry["program"])): entry
         for entry in plan.result["attachments"]
     }
-    kept = [key for key in wanted if kernel.attached(key[:2], key[2])]
+    kept = [key for key in wanted if kernel.attached(key[:2], key[2]) and not bridgeless(kernel, key[:2])]
     for op in plan.operations:
         kernel.apply(op)
         for key in kept:
@@ -74,6 +82,8 @@ def test_applying_a_plan_reaches_the_wish_and_touches_nothing_foreign(situation:
             (link,) = linked
             assert link.program_id == entry["program_id"]
             assert not ours
+            here = [other for other in kernel.links if other.hook == key[:2]]
+            assert all(other.pin or other.neighbour for other in here[here.index(link) :]), "ours run last"
     if wish.purge or not wish.present:
         named = {
             (INTERFACES[n], a.direction, os.path.basename(a.program))

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _topology, _uplinks
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
@@ -21,36 +20,46 @@ CONTROLLER = _topology.Controller(("f" * 32, "boot-f"), {"n1": "198.18.0.11"})
 
 
 def interface(name: str, ifindex: int, *addresses: str, **more: Any) -> dict[str, Any]:
-    return {
+    found = {
         "name": name, "ifindex": ifindex, "mtu": 1500, "mac": "02:00:00:00:00:01", "kind": "veth", "loopback": False,
-        "up": True, "addresses": list(addresses), **more,
+        "up": True, "addresses": list(addresses), "primary": [address.split("/")[0] for address in addresses[:1]],
+        "link_type": "ether", "external": False, "master": "", "member_of": "", **more,
     }  # fmt: skip
+    return {"unfit": _uplinks.why_unfit(found, ["cali*"]), **found}
 
 
-def route(prefix: str, interface: str, gateway: str | None = None, metric: int = 0) -> dict[str, Any]:
-    return {"prefix": prefix, "interface": interface, "gateway": gateway, "metric": metric}
+def route(
+    prefix: str, interface: str | None, gateway: str | None = None, metric: int = 0, source: str | None = None
+) -> dict[str, Any]:
+    return {"prefix": prefix, "interface": interface, "gateway": gateway, "metric": metric, "source": source}
+
+
+def workload(address: str, interface: str, ifindex: int, **more: str) -> dict[str, Any]:
+    free = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
+    return {"address": address, "interface": interface, "ifindex": ifindex, "mtu": 1500, "mac": None, **free, **more}
 
 
 def node(number: int, nodes: int = 3, uplinks: tuple[str, ...] = ()) -> dict[str, Any]:
     """The facts of a node as in the lab: one uplink, one workload, a route per other node."""
-    links = [interface("ens47f1", 2, f"198.18.0.{10 + number}/24"), interface("cali1", 5)]
-    routes = [
-        route("0.0.0.0/0", "ens47f1", "198.18.0.1"),
-        route("198.18.0.0/24", "ens47f1"),
-        route(f"10.244.{number}.11", "cali1"),
-    ]
+    links = [interface("ens47f1", 2, f"198.18.0.{10 + number}/24")]
+    routes = [route("0.0.0.0/0", "ens47f1", "198.18.0.1"), route("198.18.0.0/24", "ens47f1")]
     routes += [
         route(f"10.244.{other}.0/24", "ens47f1", f"198.18.0.{10 + other}")
         for other in range(1, nodes + 1)
         if other != number
     ]
+    found, left_out = _uplinks.find_uplinks(links, routes, uplinks)
     return {
-        "interfaces": links[:1],
+        "format": _topology.FORMAT,
+        "interfaces": links,
         "routes": routes,
-        "workloads": _topology.find_workloads(links, routes, {f"10.244.{number}.11": "02:00:00:00:00:aa"}, ["cali*"]),
-        "uplinks": _topology.find_uplinks(links, routes, uplinks, ["cali*"]),
+        "workloads": [workload(f"10.244.{number}.11", "cali1", 5)],
+        "workload_prefixes": [],
+        "uplinks": found,
         "uplinks_by_route": not uplinks,
+        "links_left_out": left_out,
         "addresses": [f"198.18.0.{10 + number}"],
+        "own_addresses": _uplinks.own_addresses(links, routes),
         "identity": {"machine_id": f"{number:032x}", "boot_id": f"boot-{number}"},
         "gathered_at": NOW - 100,
         "capabilities": {"supported": True},
@@ -71,39 +80,6 @@ def picture_of(facts: dict[str, Any], fresh: tuple[str, ...] | None = None, max_
 def planned_peers(name: str, facts: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
     entries = _topology.plan_node(name, facts[name], picture, SERVICES)["maps"]["peers"]
     return {entry["key"]: entry["value"] for entry in entries}
-
-
-def test_workloads_come_from_host_routes_to_matching_interfaces() -> None:
-    links = [interface("cali1", 5), interface("cali2", 6), interface("docker0", 7), interface("ens1", 2)]
-    routes = [
-        route("10.0.0.5", "cali1"),
-        route("fd00::5", "cali1"),
-        route("10.0.0.6", "docker0"),  # another kind of interface
-        route("10.0.1.0/24", "cali2"),  # no host route
-        route("10.0.0.7", "cali2", "10.0.0.1"),  # not on link
-        route("10.0.0.8", "cali9"),  # an interface that is gone
-    ]
-    found = _topology.find_workloads(links, routes, {"10.0.0.5": "aa:bb:cc:00:00:01"}, ["cali*"])
-    assert [(w["address"], w["ifindex"], w["mac"]) for w in found] == [
-        ("10.0.0.5", 5, "aa:bb:cc:00:00:01"),
-        ("fd00::5", 5, None),
-    ]
-
-
-def test_uplinks_are_those_of_the_default_routes_or_the_given_ones() -> None:
-    links = [interface("eth0", 2, "192.0.2.1/24"), interface("eth1", 3, "198.51.100.1/24"), interface("cali1", 5)]
-    routes = [route("0.0.0.0/0", "eth0", "192.0.2.254"), route("::/0", "eth0", "fe80::1")]
-    (uplink,) = _topology.find_uplinks(links, routes, [], ["cali*"])
-    assert (uplink["name"], uplink["gateways"]) == ("eth0", ["192.0.2.254", "fe80::1"])
-    assert [u["name"] for u in _topology.find_uplinks(links, routes, ["eth*"], ["cali*"])] == ["eth0", "eth1"]
-    assert _topology.find_uplinks(links, routes, ["*"], ["cali*"])[-1]["name"] != "cali1"
-
-
-def test_an_uplink_that_does_not_exist_is_refused_and_a_glob_without_match_is_not() -> None:
-    links = [interface("eth0", 2, "192.0.2.1/24")]
-    with pytest.raises(OverlayError, match="find the uplinks: eth7"):
-        _topology.find_uplinks(links, [], ["eth7"], ["cali*"])
-    assert _topology.find_uplinks(links, [], ["ens*"], ["cali*"]) == []
 
 
 def test_peers_are_the_other_nodes_and_what_is_routed_through_them() -> None:
@@ -221,38 +197,6 @@ def test_a_peer_whose_interface_is_gone_is_not_kept() -> None:
     value = {"uplink": 77, "mtu": 1500, "next_hop": "::"}
     facts["n1"]["known_peers"] = [{"key": "192.0.2.1/32", "value": value}]
     assert "192.0.2.1/32" not in planned_peers("n1", facts, picture_of({"n1": facts["n1"], "n2": None}))
-
-
-@pytest.mark.parametrize(
-    ("service", "words"),
-    [
-        ({"protocol": "udp", "port": 53}, r"overlay_services\[0\]\.protocol.*'udp'"),
-        ({"protocol": "tcp", "port": 0}, r"overlay_services\[0\]\.port.*0 is no port"),
-        ({"protocol": "tcp", "port": "web"}, r"overlay_services\[0\]\.port.*'web'"),
-        ({"protocol": "tcp"}, r"overlay_services\[0\]\.port.*None"),
-    ],
-)
-def test_a_service_that_cannot_be_accelerated_is_refused(service: dict[str, Any], words: str) -> None:
-    with pytest.raises(OverlayError, match=words):
-        _topology.service_entries([service])
-
-
-def test_services_are_sorted_and_listed_once() -> None:
-    services: list[dict[str, Any]] = [{"port": "9090"}, {"port": 80}, {"protocol": "TCP", "port": 9090}]
-    assert _topology.service_entries(services) == [{"key": 80, "value": 1}, {"key": 9090, "value": 1}]
-
-
-networks = st.one_of(
-    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
-).map(lambda pair: str(ipaddress.ip_network(f"{pair[0]}/{pair[1]}", strict=False)))
-
-
-@given(st.lists(st.tuples(networks, st.integers(0, 3)), max_size=30), st.ip_addresses())
-def test_a_route_is_found_as_a_linear_search_finds_it(prefixes: list[tuple[str, int]], address: Any) -> None:
-    routes = [route(prefix, f"if{number}", None, metric) for number, (prefix, metric) in enumerate(prefixes)]
-    matching = [r for r in routes if address in ipaddress.ip_network(r["prefix"])]
-    best = min(matching, key=lambda r: (-ipaddress.ip_network(r["prefix"]).prefixlen, r["metric"]), default=None)
-    assert _topology.RouteTable(routes).find(str(address)) is best
 
 
 @given(st.integers(2, 12))

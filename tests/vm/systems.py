@@ -19,11 +19,12 @@ class System:
     btf: bool = True
 
     @property
-    def capabilities(self) -> dict[str, bool]:
+    def capabilities(self) -> dict[str, bool | str]:
         """As ``overlay_facts`` must report them."""
         return {
             "supported": True,
             "redirect_peer_safe": self.peer_safe,
+            "redirect": "peer" if self.peer_safe and self.tcx else "neigh",
             "check_mtu": self.check_mtu,
             "tcx": self.tcx,
             "btf": self.btf,

@@ -24,6 +24,8 @@ from lab.cluster import (
     WorkloadPlan,
 )
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import FORMAT
+
 PLAN = ClusterPlan(node_count=2, workload_count=1)
 HERE, THERE = PLAN.nodes
 _SYSCTLS = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0}
@@ -105,7 +107,12 @@ class Network:
 def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
     """What the picture of the cluster needs of node 2."""
     return {
-        "uplinks": [{"addresses": [f"{node.ipv4}/24", f"{node.ipv6}/64"]}],
+        "format": FORMAT,
+        "uplinks": [{"primary": [node.ipv4, node.ipv6]}],
+        "addresses": [node.ipv4, node.ipv6],
+        "own_addresses": [node.ipv4, node.ipv6],
+        "workload_prefixes": [],
+        "routes": [],
         "identity": {},
         "capabilities": {"supported": True},
     }

@@ -24,7 +24,7 @@ class Story:
     """``expected``: the capabilities of this system. ``bundle``: the packed source of the datapath. ``runtime``: the
     packed modules. ``plan``: what this node must be. ``pristine``: what it was in the beginning."""
 
-    expected: dict[str, bool]
+    expected: dict[str, Any]
     bundle: str
     runtime: str
     network: Network = field(default_factory=Network)

@@ -184,8 +184,7 @@ static __always_inline void admit(struct __sk_buff *skb, struct packet *packet, 
 	known->flow.epoch = active->epoch;
 	if (!belongs_to(&known->flow, packet->key) || flows.update(packet->key, &known->flow))
 		return;
-	changed(packet->key, FROM_UPLINK);
-	changed(packet->key, FROM_WORKLOAD);
+	changed(packet->key);
 	name_opener(packet, &opener, side, packet->sequence - 1);
 	if (side == FROM_WORKLOAD)
 		pending_out.delete(&opener);

@@ -80,8 +80,9 @@ _Static_assert(__builtin_offsetof(struct recent, mark) == 80, "_layout.py says 8
 _Static_assert(__builtin_offsetof(struct recent, priority) == 84, "_layout.py says 84");
 _Static_assert(__builtin_offsetof(struct recent, header) == 88, "_layout.py says 88");
 _Static_assert(__builtin_offsetof(struct recent, next) == 100, "_layout.py says 100");
-_Static_assert(__builtin_offsetof(struct recent, tos) == 104, "_layout.py says 104");
-_Static_assert(__builtin_offsetof(struct recent, peer) == 105, "_layout.py says 105");
+_Static_assert(__builtin_offsetof(struct recent, packets) == 104, "_layout.py says 104");
+_Static_assert(__builtin_offsetof(struct recent, tos) == 108, "_layout.py says 108");
+_Static_assert(__builtin_offsetof(struct recent, peer) == 109, "_layout.py says 109");
 _Static_assert(sizeof(struct recent) == 112, "_layout.py says 112");
 _Static_assert(__builtin_offsetof(struct workload, ifindex) == 0, "_layout.py says 0");
 _Static_assert(__builtin_offsetof(struct workload, flags) == 4, "_layout.py says 4");

@@ -4,7 +4,10 @@
 
 struct packet {
 	enum direction direction;
-	volatile __u8 reason; /* why it stays on the kernel's path; 0: nothing speaks against leaving it */
+	volatile __u8 reason; /* why it stays on the kernel's path, or LEAVES */
+	volatile __u8 same;   /* YES or NO: this processor remembers this direction of the flow */
+	volatile __u8 again;  /* YES or NO: its data went this way before */
+	volatile __u8 proven; /* YES or NO: its way is */
 	__u8 flags;	      /* of TCP */
 	__u8 ttl;
 	__u8 tos;
@@ -15,10 +18,14 @@ struct packet {
 	struct flow_key *key; /* apart, so that the rest may live in registers: map functions are given its address */
 };
 
+#define LEAVES 255 /* nothing speaks against the short way */
+
 /*
- * The answer "no", with its reason. The reason goes through a byte of memory, whose value the verifier forgets: so all
- * refusals are one path to it, and it looks at what follows once instead of once per reason.
+ * Answers go through bytes of memory, whose values the verifier forgets (unless they are zero): so all refusals are one
+ * path to it, and it looks at what follows once instead of once per reason.
  */
+enum answer { NO = 1, YES = 2 };
+
 static __always_inline bool refuse(struct packet *packet, enum reason reason)
 {
 	packet->reason = reason;

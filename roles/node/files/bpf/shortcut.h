@@ -4,7 +4,7 @@
 
 /* A packet of a known flow takes the kernel's path and asks it for the way, unless one that does is under way. */
 static __always_inline void ask(struct __sk_buff *skb, struct packet *packet, struct flow *flow, struct way *way,
-				const struct control *active, __u64 now, bool anew)
+				const struct control *active, __u64 now)
 {
 	if (way->asked && now - way->asked < patience(active))
 		return (void)refuse(packet, REASON_waiting);
@@ -12,7 +12,7 @@ static __always_inline void ask(struct __sk_buff *skb, struct packet *packet, st
 		suspend(packet, flow, 2);
 		count(packet->direction, REASON_suspended, 0);
 	}
-	if (anew) /* the largest packet must be seen again, too: it may have become smaller */
+	if (packet->proven == NO || packet->again == YES) /* the largest packet must be seen again, too: it may have become smaller */
 		way->largest = 0;
 	expect(skb, packet, way, now);
 	refuse(packet, REASON_heartbeat);
@@ -115,53 +115,58 @@ static __always_inline void follow(struct __sk_buff *skb, struct packet *packet,
 	refuse(packet, REASON_ending);
 }
 
-/* From `flows` to what this processor remembers, or the reason why the packet takes the kernel's path. */
-static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet, const struct control *active,
-				    struct recent *known, const struct beat *beat, __u64 now)
+/* What the flow says. */
+static __always_inline bool judge(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+				  struct recent *known, struct flow *flow, struct way *way, __u64 now)
 {
-	__u32 version = READ_ONCE(beat->version), size = size_of(skb, packet);
-	struct flow *flow = flows.lookup(packet->key);
-	bool again, proven;
-	struct way *way;
+	__u32 length = data_length(packet);
 
-	if (!flow || !belongs_to(flow, packet->key))
-		return refuse(packet, completes(skb, packet) ? REASON_handshake : REASON_unknown_flow);
-	way = &flow->ways[packet->direction & 1];
-	if (packet->direction == FROM_WORKLOAD && way->in != skb->ifindex)
-		return refuse(packet, REASON_spoofed);
 	if (flow->epoch != active->epoch) {
 		flow->epoch = active->epoch;
 		suspend(packet, flow, 0);
 	}
-	if (now - flow->seen > (__u64)OVERLAY_IDLE * active->second) {
-		flows.delete(packet->key);
-		return refuse(packet, REASON_unknown_flow);
-	}
 	if (flow->trial == TRIAL_running)
 		note_proof(packet, flow);
-
+	packet->proven = way->proven && now - way->proven < period(active) && way->in == skb->ifindex ? YES : NO;
 	/* Data again: whatever went wrong, the kernel must know it first. */
-	again = same_key(&known->key, packet->key) && known->in == skb->ifindex && data_length(packet) &&
-		before(packet->sequence, known->next);
-	proven = way->proven && now - way->proven < period(active) && way->in == skb->ifindex;
-	if (again)
-		known->next = packet->sequence + data_length(packet);
-	if (again && proven && flow->trial == TRIAL_running)
-		return may_try(packet, flow, active, now);
-	if (!proven || again || size > way->largest || (way->tos ^ packet->tos) & DSCP) {
-		if (completes(skb, packet))
-			return refuse(packet, REASON_handshake);
-		ask(skb, packet, flow, way, active, now, !proven || again);
+	packet->again = packet->same == YES && length && before(packet->sequence, known->next) ? YES : NO;
+	if (packet->again == YES)
+		known->next = packet->sequence + length;
+	if (packet->proven == NO && completes(skb, packet))
+		return refuse(packet, REASON_handshake);
+	if (packet->proven == NO || (packet->again == YES && flow->trial == TRIAL_proven) ||
+	    size_of(skb, packet) > way->largest || (way->tos ^ packet->tos) & DSCP) {
+		ask(skb, packet, flow, way, active, now);
 		return false;
 	}
 	if (flow->trial != TRIAL_proven && !may_try(packet, flow, active, now))
+		return refuse(packet, REASON_unproven);
+	return refuse(packet, LEAVES);
+}
+
+/* From `flows` to what this processor remembers, or the reason why the packet takes the kernel's path. */
+static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+				    struct recent *known, const struct beat *beat, __u64 now)
+{
+	__u32 version = READ_ONCE(beat->version);
+	struct flow *flow = flows.lookup(packet->key);
+	struct way *way;
+
+	if (!flow || !belongs_to(flow, packet->key) || now - flow->seen > (__u64)OVERLAY_IDLE * active->second)
+		return refuse(packet, completes(skb, packet) ? REASON_handshake : REASON_unknown_flow);
+	way = &flow->ways[packet->direction & 1];
+	if (packet->direction == FROM_WORKLOAD && way->in != skb->ifindex)
+		return refuse(packet, REASON_spoofed);
+	packet->same = known->in == skb->ifindex && same_key(&known->key, packet->key) ? YES : NO;
+	judge(skb, packet, active, known, flow, way, now);
+	if (packet->reason != LEAVES)
 		return false;
 	if (!is_at(way->out, way->place)) {
 		WRITE_ONCE(way->proven, 0);
 		return refuse(packet, REASON_interface_gone);
 	}
-	if (!(same_key(&known->key, packet->key) && known->in == skb->ifindex))
-		known->next = packet->sequence;
+	if (packet->same == NO)
+		known->packets = 0;
 	known->key = *packet->key;
 	known->in = way->in;
 	known->out = way->out;
@@ -217,12 +222,16 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 	beat = beats.lookup(&bucket);
 	if (!known || !beat)
 		return 0;
-	if (!(known->in == skb->ifindex && known->version == READ_ONCE(beat->version) && known->epoch == active->epoch &&
+	if (known->in == skb->ifindex && known->version == READ_ONCE(beat->version) && known->epoch == active->epoch &&
 	      now - known->proven < period(active) && same_key(&known->key, packet->key) &&
 	      !((known->tos ^ packet->tos) & DSCP) && size_of(skb, packet) <= known->largest &&
-	      !(data_length(packet) && before(packet->sequence, known->next)) && is_at(known->out, known->place)) &&
-	    !look_up(skb, packet, active, known, beat, now))
+	      !(data_length(packet) && before(packet->sequence, known->next)) && is_at(known->out, known->place))
+		refuse(packet, LEAVES);
+	else
+		look_up(skb, packet, active, known, beat, now);
+	if (packet->reason != LEAVES)
 		return 0;
 	known->next = packet->sequence + data_length(packet);
+	known->packets++;
 	return known;
 }

@@ -25,60 +25,63 @@ static __always_inline void note_proof(const struct packet *packet, struct flow 
 		flow->tried |= 4 << sender;
 }
 
-/* Whether data comes again that went the short way; notes what goes. */
-static __always_inline bool comes_again(const struct packet *packet, struct flow *flow)
+/* Whether data comes again that went the short way (`again`); notes what goes. */
+static __always_inline void note_data(struct packet *packet, struct flow *flow)
 {
 	enum direction side = packet->direction & 1;
 	__u32 length = data_length(packet), end = packet->sequence + length;
 
+	packet->again = NO;
 	if (!length)
-		return false;
+		return;
 	if (!(flow->tried & 1 << side)) {
 		flow->tried |= 1 << side;
 		flow->tried_from[side] = packet->sequence;
 		flow->tried_first[side] = end;
 		flow->tried_until[side] = end;
-		return false;
-	}
-	if (packet->sequence == flow->tried_until[side])
+	} else if (packet->sequence == flow->tried_until[side]) {
 		flow->tried_until[side] = end;
-	return before(packet->sequence, flow->tried_until[side]) && !before(packet->sequence, flow->tried_from[side]);
+	} else if (before(packet->sequence, flow->tried_until[side]) && !before(packet->sequence, flow->tried_from[side])) {
+		packet->again = YES;
+	}
 }
 
 /* Whether this packet may go the short way: it is proven, or this flow is the one that tries. */
 static __always_inline bool may_try(struct packet *packet, struct flow *flow, const struct control *active, __u64 now)
 {
+	struct trial begun = {.since = now, .tag = flow->tag, .state = TRIAL_running};
 	struct trial_key key;
 	struct trial *trial;
+	__u64 age;
 
 	name_trial(flow, &key);
 	trial = trials.lookup(&key);
-	if (trial && trial->state == TRIAL_proven && now - trial->since < (__u64)OVERLAY_PROVEN * active->second) {
+	age = trial ? now - trial->since : 0;
+	if (trial && trial->state == TRIAL_proven && age < (__u64)OVERLAY_PROVEN * active->second) {
 		flow->trial = TRIAL_proven;
 		return true;
 	}
-	if (trial && trial->state == TRIAL_broken && now - trial->since < (__u64)OVERLAY_BROKEN * active->second)
-		return refuse(packet, REASON_unproven);
-	if (trial && trial->state == TRIAL_running && trial->tag != flow->tag &&
-	    now - trial->since < (TRIAL_PATIENCE + 1) * active->second)
-		return refuse(packet, REASON_unproven);
+	if (trial && trial->state == TRIAL_broken && age < (__u64)OVERLAY_BROKEN * active->second)
+		return false;
 	if (!trial || trial->state != TRIAL_running || trial->tag != flow->tag) {
-		struct trial begun = {.since = now, .tag = flow->tag, .state = TRIAL_running};
-
+		if (trial && trial->state == TRIAL_running && age < (TRIAL_PATIENCE + 1) * active->second)
+			return false;
 		flow->tried = 0;
 		flow->trial = TRIAL_running;
 		trials.update(&key, &begun);
-		comes_again(packet, flow);
-		return true;
+		trial = 0;
 	}
-	if (comes_again(packet, flow)) {
+	note_data(packet, flow);
+	if (!trial)
+		return true;
+	if (packet->again == YES) {
 		trial->state = TRIAL_broken;
 		trial->since = now;
 		flow->trial = TRIAL_none;
 		count(packet->direction, REASON_way_broken, 0);
-		return refuse(packet, REASON_unproven);
+		return false;
 	}
-	if ((flow->tried & 12) == 12 || ((flow->tried & 12) && now - trial->since >= TRIAL_PATIENCE * active->second)) {
+	if ((flow->tried & 12) == 12 || ((flow->tried & 12) && age >= TRIAL_PATIENCE * active->second)) {
 		trial->state = TRIAL_proven;
 		trial->since = now;
 		flow->trial = TRIAL_proven;

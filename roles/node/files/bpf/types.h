@@ -118,9 +118,10 @@ struct recent {
 	__u32 priority;
 	__u32 header[3];
 	__u32 next; /* sequence number behind the latest data */
+	__u32 packets; /* that left by it, since the flow is remembered here */
 	__u8 tos;
 	__u8 peer; /* by bpf_redirect_peer */
-	__u8 pad[6];
+	__u8 pad[2];
 };
 
 /* By bucket of flow and direction. */

@@ -53,12 +53,16 @@ static __always_inline bool belongs_to(const struct flow *flow, const struct flo
 	return READ_ONCE(flow->tag) == tag_of(key);
 }
 
-/* Nothing that a processor remembers of this direction is believed any more. */
-static __always_inline void changed(const struct flow_key *key, enum direction direction)
+/* Nothing that a processor remembers of this flow is believed any more. */
+static __always_inline void changed(const struct flow_key *key)
 {
-	__u32 bucket = bucket_of(key, direction);
+	__u32 bucket = bucket_of(key, FROM_UPLINK);
 	struct beat *beat = beats.lookup(&bucket);
 
+	if (beat)
+		__sync_fetch_and_add(&beat->version, 1);
+	bucket ^= FROM_UPLINK ^ FROM_WORKLOAD;
+	beat = beats.lookup(&bucket);
 	if (beat)
 		__sync_fetch_and_add(&beat->version, 1);
 }
@@ -84,9 +88,12 @@ static __always_inline __u32 size_of(const struct __sk_buff *skb, const struct p
 /* This packet takes the kernel's path, and we look out for it where it should come out. */
 static __always_inline void expect(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
 {
-	__u32 bucket = bucket_of(packet->key, packet->direction);
+	__u32 bucket = bucket_of(packet->key, packet->direction), zero = 0;
 	struct beat *beat = beats.lookup(&bucket);
+	__u32 *own = crossing.lookup(&zero);
 
+	if (own) /* left by a packet that never came to its interface: this one must not be taken for it */
+		*own = 0;
 	WRITE_ONCE(way->proven, 0);
 	BARRIER();
 	way->in = skb->ifindex;
@@ -141,9 +148,9 @@ static __always_inline bool learn(struct __sk_buff *skb, const struct packet *pa
 /* Both directions take the kernel's path until heartbeats came out, each as often as `owed` says. */
 static __always_inline void suspend(struct packet *packet, struct flow *flow, __u8 owed)
 {
-	for (int direction = FROM_UPLINK; direction <= FROM_WORKLOAD; direction++) {
-		flow->ways[direction].owed = owed;
-		WRITE_ONCE(flow->ways[direction].proven, 0);
-		changed(packet->key, direction);
-	}
+	flow->ways[FROM_UPLINK].owed = owed;
+	flow->ways[FROM_WORKLOAD].owed = owed;
+	WRITE_ONCE(flow->ways[FROM_UPLINK].proven, 0);
+	WRITE_ONCE(flow->ways[FROM_WORKLOAD].proven, 0);
+	changed(packet->key);
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import FORMAT
+
 WORKLOADS = 30
 
 
@@ -20,7 +22,7 @@ def pods(number: int) -> str:
 
 
 def route(prefix: str, gateway: str | None) -> dict[str, Any]:
-    return {"prefix": prefix, "interface": "ens1", "gateway": gateway, "metric": 0}
+    return {"prefix": prefix, "interface": "ens1", "gateway": gateway, "metric": 0, "source": None}
 
 
 def facts(number: int, nodes: int) -> dict[str, Any]:
@@ -31,24 +33,36 @@ def facts(number: int, nodes: int) -> dict[str, Any]:
         "mtu": 1500,
         "mac": "02:00:00:00:00:01",
         "addresses": [f"{address(number)}/15"],
+        "primary": [address(number)],
     }
+    free = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
     workloads = [
-        {"address": f"{pods(number)}.{index + 1}", "interface": f"cali{index:011x}", "ifindex": 10 + index, "mtu": 1500}
+        {
+            "address": f"{pods(number)}.{index + 1}",
+            "interface": f"cali{index:011x}",
+            "ifindex": 10 + index,
+            "mtu": 1500,
+            **free,
+        }
         for index in range(WORKLOADS)
     ]
     others = (other for other in range(1, nodes + 1) if other != number)
     return {
+        "format": FORMAT,
         "uplinks": [{**uplink, "gateways": ["198.19.255.254"]}],
         "uplinks_by_route": True,
         "workloads": workloads,
-        "interfaces": [{**uplink, "kind": "", "loopback": False, "up": True}],
+        "links_left_out": [],
+        "workload_prefixes": [f"{pods(number)}.0/24"],
+        "interfaces": [{**uplink, "kind": "", "loopback": False, "up": True, "unfit": ""}],
         "addresses": [address(number)],
+        "own_addresses": [address(number)],
         "routes": [
             route("0.0.0.0/0", "198.19.255.254"),
             route("198.18.0.0/15", None),
             *(route(f"{pods(other)}.0/24", address(other)) for other in others),
         ],
-        "capabilities": {"supported": True, "redirect_peer_safe": True, "check_mtu": True},
+        "capabilities": {"supported": True, "redirect_peer_safe": True, "redirect": "peer", "check_mtu": True},
         "package_manager": "apt",
         "identity": {"machine_id": f"{number:032x}", "boot_id": f"boot-{number}"},
         "gathered_at": time.time(),

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which links are uplinks, why others are not, and by which addresses a machine is known."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _links, _uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+
+Found = dict[str, Any]
+CHAIN = [{"interface": "eth*", "direction": "ingress", "chain": "netdev t in"}]
+
+
+def link(name: str = "eth0", *addresses: str, **more: Any) -> Found:
+    found = {
+        "name": name, "ifindex": 2, "mtu": 1500, "mac": "02:00:00:00:00:01", "kind": "", "loopback": False, "up": True,
+        "addresses": list(addresses), "primary": [address.split("/")[0] for address in addresses[:1]],
+        "link_type": "ether", "external": False, "master": "", "member_of": "", **more,
+    }  # fmt: skip
+    return {"unfit": _uplinks.why_unfit(found, ["cali*"]), **found}
+
+
+def route(prefix: str, interface: str | None, gateway: str | None = None, metric: int = 0, **more: Any) -> Found:
+    return {"prefix": prefix, "interface": interface, "gateway": gateway, "metric": metric, "source": None, **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, ""),
+        ({"kind": "vxlan"}, ""),
+        ({"kind": "bridge"}, ""),
+        ({"master": "vrf1", "member_of": "vrf"}, ""),
+        ({"kind": "tun", "link_type": "none"}, "no Ethernet header (link type none)"),
+        ({"kind": "ipip", "link_type": "ipip"}, "no Ethernet header (link type ipip)"),
+        ({"kind": "wireguard", "link_type": "none"}, "no Ethernet header"),
+        ({"kind": "vxlan", "external": True}, "external"),
+        ({"kind": "vrf"}, "members of the VRF"),
+        ({"master": "br0", "member_of": "bridge"}, "it is a port of br0"),
+        ({"master": "bond0", "member_of": "bond"}, "it is a port of bond0"),
+        ({"loopback": True, "link_type": "loopback"}, "loopback"),
+        ({"name": "cali1"}, "workload"),
+    ],
+)
+def test_links_on_which_the_datapath_cannot_work_say_why(more: Found, words: str) -> None:
+    told = link(**more)["unfit"]
+    assert words in told
+    assert bool(words) == bool(told)
+
+
+def test_a_link_with_a_netdev_chain_ahead_of_the_stack_is_none() -> None:
+    assert "netdev t in" in _uplinks.why_unfit(link("eth0"), [], CHAIN)
+    assert not _uplinks.why_unfit(link("ens1"), [], CHAIN)
+    assert not _uplinks.why_unfit(link("eth0"), [], [{**CHAIN[0], "direction": "egress"}])
+
+
+def test_uplinks_are_those_of_all_default_routes_by_all_next_hops() -> None:
+    links = [link("eth1", "198.51.100.1/24"), link("eth0", "192.0.2.1/24"), link("eth2", "203.0.113.1/24"), link("no")]
+    routes = [
+        route("0.0.0.0/0", "eth0", "192.0.2.254"),
+        route("0.0.0.0/0", "eth1", "198.51.100.254"),  # another next hop of the same route
+        route("0.0.0.0/0", "eth2", "203.0.113.254", metric=100),
+        route("::/0", "eth0", "fe80::1"),
+        route("10.0.0.0/8", "no", "192.0.2.7"),
+        route("::/0", None),
+    ]
+    found, left_out = _uplinks.find_uplinks(links, routes, [])
+    assert [one["name"] for one in found] == ["eth0", "eth1", "eth2"]
+    assert found[0]["gateways"] == ["192.0.2.254", "fe80::1"]
+    assert left_out == []
+
+
+def test_links_left_out_are_named_where_a_route_leads_by_them() -> None:
+    links = [
+        link("wg0", link_type="none"),
+        link("tunl0", link_type="ipip"),
+        link("tap0"),
+        link("tun7", link_type="none"),
+    ]
+    routes = [
+        route("0.0.0.0/0", "wg0"),
+        route("10.1.2.0/26", "tunl0", "192.0.2.2"),
+        route("192.168.7.0/24", "tun7"),  # the neighbourhood of that link alone
+    ]
+    found, left_out = _uplinks.find_uplinks(links, routes, [])
+    assert found == []
+    assert [one["name"] for one in left_out] == ["tunl0", "wg0"]
+    assert "link type ipip" in left_out[0]["reason"]
+
+
+def test_the_users_uplinks_are_the_only_ones() -> None:
+    links = [link("cali1"), link("eth0"), link("eth1"), link("eth2", master="bond0", member_of="bond"), link("lo0")]
+    routes = [route("0.0.0.0/0", "lo0", "192.0.2.254")]
+    found, left_out = _uplinks.find_uplinks(links, routes, ["eth*"])
+    assert ([one["name"] for one in found], left_out) == (["eth0", "eth1"], [])
+    found, left_out = _uplinks.find_uplinks(links, routes, ["eth1", "eth2"])
+    assert [one["name"] for one in found] == ["eth1"]
+    assert [one["name"] for one in left_out] == ["eth2"]
+
+
+def test_an_uplink_that_does_not_exist_is_refused_and_a_glob_without_match_is_not() -> None:
+    with pytest.raises(OverlayError, match="find the uplinks: eth7"):
+        _uplinks.find_uplinks([link("eth0")], [], ["eth7"])
+    assert _uplinks.find_uplinks([link("eth0")], [], ["ens*"]) == ([], [])
+
+
+def test_the_ways_to_others_include_all_next_hops_and_tunnels() -> None:
+    routes = [
+        route("0.0.0.0/0", "eth0", "192.0.2.254"),
+        route("192.0.2.0/24", "eth0"),
+        route("10.1.2.0/26", "vxlan.calico", "10.1.2.0"),
+        route("10.1.3.0/26", "eth1", "198.51.100.3"),
+        route("10.1.3.0/26", "eth2", "203.0.113.3"),
+        route("10.1.3.0/26", "eth3", "203.0.113.4", metric=50),
+        route("10.1.4.0/26", None),
+    ]
+    assert _uplinks.find_links(routes, ["192.0.2.2"], ["10.1.2.0/26"]) == {"eth0", "vxlan.calico"}
+    assert _uplinks.find_links(routes, [], ["10.1.3.0/26"]) == {"eth1", "eth2"}
+    assert _uplinks.find_links(routes[1:], ["192.0.2.2"], ["10.9.0.0/16"]) == {"eth0"}
+
+
+def address(local: str, length: int, **more: Any) -> Found:
+    return {"family": "inet6" if ":" in local else "inet", "local": local, "prefixlen": length, **more}
+
+
+@pytest.mark.parametrize(
+    ("listed", "primary"),
+    [
+        ([], []),
+        ([address("192.0.2.1", 24)], ["192.0.2.1"]),
+        ([address("192.0.2.1", 32)], ["192.0.2.1"]),
+        ([address("192.0.2.1", 24), address("192.0.2.9", 32), address("192.0.2.7", 24, secondary=True)], ["192.0.2.1"]),
+        ([address("192.0.2.9", 32), address("192.0.2.1", 24)], ["192.0.2.1"]),
+        # The newest first, as the kernel lists them.
+        ([address("fd00::9", 128), address("fd00::7", 64), address("fd00::1", 64)], ["fd00::1"]),
+        ([address("fd00::5", 64, temporary=True), address("fd00::6", 64, deprecated=True)], []),
+        ([address("192.0.2.1", 24), address("fd00::1", 64)], ["192.0.2.1", "fd00::1"]),
+    ],
+)
+def test_the_address_of_a_machine_is_the_one_that_stays(listed: list[Found], primary: list[str]) -> None:
+    assert _links.primary_addresses(listed) == primary
+
+
+def test_what_moves_or_is_the_same_everywhere_is_nobodys_address() -> None:
+    links = [
+        link("lo", "192.0.2.200/32", loopback=True, link_type="loopback"),
+        link("kube-ipvs0", "10.96.0.1/32", kind="dummy"),
+        link("vrrp.51", "192.0.2.100/32", kind="macvlan"),
+        link("eth0", "192.0.2.1/24"),
+        link("vxlan.calico", "10.1.1.0/32", kind="vxlan"),
+    ]
+    routes = [route("0.0.0.0/0", "eth0", "192.0.2.254")]
+    assert _uplinks.own_addresses(links, routes) == ["10.1.1.0", "192.0.2.1"]
+    # A node whose routes to everywhere come from an address on its loopback is known by that.
+    routes = [route("0.0.0.0/0", "eth0", "192.0.2.254", source="192.0.2.200")]
+    assert _uplinks.own_addresses(links, routes) == ["10.1.1.0", "192.0.2.1", "192.0.2.200"]
+    # A container's uplink.
+    assert "192.0.2.100" in _uplinks.own_addresses(links, [route("0.0.0.0/0", "vrrp.51", "192.0.2.254")])
+
+
+networks = st.one_of(
+    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
+).map(lambda pair: str(ipaddress.ip_network(f"{pair[0]}/{pair[1]}", strict=False)))
+
+
+@given(st.lists(st.tuples(networks, st.integers(0, 3)), max_size=30), st.ip_addresses())
+def test_a_route_is_found_as_a_linear_search_finds_it(prefixes: list[tuple[str, int]], address: Any) -> None:
+    routes = [route(prefix, f"if{number}", None, metric) for number, (prefix, metric) in enumerate(prefixes)]
+    matching = [one for one in routes if address in ipaddress.ip_network(one["prefix"])]
+    best = min(((-ipaddress.ip_network(one["prefix"]).prefixlen, one["metric"]) for one in matching), default=None)
+    wanted = [one for one in matching if (-ipaddress.ip_network(one["prefix"]).prefixlen, one["metric"]) == best]
+    assert _uplinks.RouteTable(routes).find(str(address)) == wanted

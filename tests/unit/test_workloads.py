@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Workloads by their routes, and what somebody else has on their interfaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _workloads
+
+FREE = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
+
+
+def link(name: str, ifindex: int, *addresses: str) -> dict[str, Any]:
+    return {"name": name, "ifindex": ifindex, "mtu": 1500, "addresses": list(addresses)}
+
+
+def route(prefix: str, interface: str | None, gateway: str | None = None, metric: int = 0) -> dict[str, Any]:
+    return {"prefix": prefix, "interface": interface, "gateway": gateway, "metric": metric}
+
+
+def test_workloads_come_from_host_routes_to_matching_interfaces() -> None:
+    links = [link("cali1", 5), link("cali2", 6), link("docker0", 7), link("ens1", 2)]
+    routes = [
+        route("10.0.0.5", "cali1"),
+        route("fd00::5", "cali1"),
+        route("10.0.0.6", "docker0"),  # another kind of interface
+        route("10.0.1.0/24", "cali2"),  # no host route
+        route("10.0.0.7", "cali2", "10.0.0.1"),  # not on link
+        route("10.0.0.8", "cali9"),  # an interface that is gone
+        route("10.0.0.9", None),  # refused
+    ]
+    found = _workloads.find_workloads(links, routes, {"10.0.0.5": "aa:bb:cc:00:00:01"}, ["cali*"])
+    assert [(w["address"], w["ifindex"], w["mac"]) for w in found] == [
+        ("10.0.0.5", 5, "aa:bb:cc:00:00:01"),
+        ("fd00::5", 5, None),
+    ]
+
+
+def test_an_address_of_the_node_is_no_workload() -> None:
+    """The CNI plugin ptp gives the host's side the gateway's address."""
+    links = [link("veth1", 5, "10.0.0.1/32"), link("eth0", 2, "192.0.2.1/24")]
+    routes = [route("10.0.0.5", "veth1"), route("10.0.0.1", "veth1"), route("192.0.2.1", "veth1")]
+    assert [one["address"] for one in _workloads.find_workloads(links, routes, {}, ["veth*"])] == ["10.0.0.5"]
+
+
+def test_of_two_routes_to_a_workload_the_better_one_counts() -> None:
+    links = [link("cali1", 5), link("cali2", 6)]
+    for routes in ([route("10.0.0.5", "cali1", metric=5), route("10.0.0.5", "cali2")],) * 2:
+        (found,) = _workloads.find_workloads(links, routes, {}, ["cali*"])
+        assert found["interface"] == "cali2"
+        routes.reverse()
+
+
+def bpf(owner: str | None, *codes: int, mechanism: str = "clsact", **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "bpf", "mechanism": mechanism, "owner": owner, "name": None, "program_name": "theirs", "priority": 7,
+        "return_codes": list(codes) or None, "direct_action": True, **more,
+    }  # fmt: skip
+
+
+def hindrances(
+    ingress: list[dict[str, Any]], egress: list[dict[str, Any]], *chains: str, qdisc: str = "noqueue"
+) -> dict[str, str]:
+    qdiscs = [{"kind": qdisc, "parent": "root"}, {"kind": "clsact", "parent": "ffff:fff1"}]
+    interface = {"name": "cali1", "qdiscs": qdiscs, "ingress": ingress, "egress": egress}
+    netdev = [{"interface": "cali1", "direction": chain, "chain": f"netdev t {chain}"} for chain in chains]
+    return _workloads.hindrances(interface, [*netdev, {**CHAIN, "interface": "cali2"}])
+
+
+CHAIN = {"direction": "ingress", "chain": "netdev t other"}
+OURS = bpf("ebpf.overlay", -1, 7)
+U32 = {**bpf(None), "kind": "u32", "program_name": None}
+
+
+def test_an_interface_with_nothing_but_ours_is_free() -> None:
+    assert hindrances([OURS], [OURS]) == FREE
+    assert hindrances([bpf(None, -1), bpf("calico", 3, -1)], []) == FREE, "they leave every packet to those behind"
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (hindrances([], [], qdisc="tbf"), "the qdisc tbf"),
+        (hindrances([], [U32]), "the u32 filter of priority 7"),
+        (hindrances([], [bpf(None, -1)]), "the bpf filter theirs of priority 7"),
+        (hindrances([], [bpf("them", -1, mechanism="tcx", name="them:look")]), "the TCX program them:look"),
+        (hindrances([], [], "egress"), "the netdev chain netdev t egress"),
+    ],
+)
+def test_whatever_is_on_the_egress_forbids_redirect_peer(found: dict[str, str], words: str) -> None:
+    assert found == {**FREE, "never_by_peer": words}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [U32, bpf(None), bpf(None, -1, 0), bpf(None, 7, mechanism="tcx"), bpf(None, -1, 1, direct_action=False)],
+)
+def test_what_may_take_packets_ahead_of_ours_is_named(entry: dict[str, Any]) -> None:
+    found = hindrances([entry, OURS], [])
+    assert found["may_be_taken"]
+    assert found == {**FREE, "may_be_taken": found["may_be_taken"]}
+
+
+def test_a_chain_behind_ours_keeps_the_workload_in_the_kernels_path() -> None:
+    assert hindrances([], [], "ingress") == {**FREE, "never_admitted": "the netdev chain netdev t ingress"}
+
+
+def test_what_is_told_is_one_sentence_for_each_reason() -> None:
+    shaped = [{"address": f"10.0.0.{n}", **FREE, "never_by_peer": "the qdisc tbf"} for n in range(1, 6)]
+    other = {"address": "10.0.1.1", **FREE, "never_admitted": "the netdev chain t"}
+    assert _workloads.told([*shaped, other, {"address": "10.0.2.2", **FREE}]) == [
+        "workloads 10.0.1.1 stay in the kernel's path: it would skip the netdev chain t",
+        "workloads 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 others get no redirect_peer: it would skip the qdisc tbf",
+    ]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from prog import datapath, network
 from prog.datapath import NEIGH, Datapath, Object
+from prog.kernel import Node
 from prog.network import Interface
+from prog.processors import CPUS, on
 
-# As on a current kernel, and toward the workload by neigh.
-DEFAULT: dict[str, Any] = {"OVERLAY_CHECK_MTU": 1, "OVERLAY_REDIRECT": NEIGH}
+DEFAULT: dict[str, Any] = {"OVERLAY_REDIRECT": NEIGH}  # toward the workload by way of its interface
 SOAK = bool(os.environ.get("OVERLAY_SOAK"))
 
 
@@ -29,6 +30,14 @@ def interfaces(namespace: int) -> Iterator[Mapping[str, Interface]]:
     """The tests of this folder run inside the namespace."""
     with network.inside(namespace):
         yield network.interfaces()
+
+
+@pytest.fixture(autouse=True)
+def one_processor() -> Iterator[None]:
+    """Test runs take place on the caller's processor, and each processor has a memory of its own."""
+    on(CPUS[0])
+    yield
+    os.sched_setaffinity(0, CPUS)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +63,8 @@ def overlay(build: Callable[..., Object], interfaces: Mapping[str, Interface]) -
     found = Datapath(build(**DEFAULT), interfaces)
     datapath.fill(found)
     return found
+
+
+@pytest.fixture
+def node(overlay: Datapath) -> Node:
+    return Node(overlay)

@@ -16,11 +16,12 @@ from typing import Any
 
 import ansible
 from prog.network import Interface
+from prog.testrun import test_run
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import object_info
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICE_PROBES, SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,10 @@ OVERLAY = ROOT / "roles/node/files/bpf/overlay.c"
 PYTHON = "/usr/bin/python3"  # the one that has bcc
 
 PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT (include/uapi/linux/pkt_cls.h)
-PEER, NEIGH, PLAIN = 2, 1, 0
+PEER, NEIGH = 2, 1
+PROGRAMS = ("from_uplink", "from_workload", "to_uplink", "to_workload")
+# Jiffies in a second, as the datapath is told: no heartbeat is due while a test runs. Seconds pass by let_pass().
+SECOND = 1_000_000
 COUNTER = struct.Struct("=QQ")
 
 
@@ -71,6 +75,8 @@ class Result:
     verdict: int
     sent: bytes
     data: bytes
+    mark: int
+    priority: int
     counted: Mapping[str, int]
     bytes: Mapping[str, int] = field(default_factory=dict)
 
@@ -83,7 +89,7 @@ class Result:
         """Why it went where it went: the one counter that holds the packet's bytes, without its direction."""
         reasons = [label.partition(".")[2] for label, count in self.bytes.items() if count]
         assert len(reasons) == 1, self.counted
-        assert self.bytes == {**dict.fromkeys(self.bytes, 0), **{k: len(self.sent) for k, v in self.bytes.items() if v}}
+        assert sum(self.bytes.values()) == len(self.data if self.redirected else self.sent)
         return reasons[0]
 
     @property
@@ -98,13 +104,15 @@ class Datapath:
     def __init__(self, built: Object, interfaces: Mapping[str, Interface]) -> None:
         self.object = built
         self.interfaces = interfaces
+        self.second = SECOND
+        self.epoch = 0
         known = {name: interface.ifindex for name, interface in interfaces.items()}
         self.codecs = {
             name: (Codec(key, "key", info.key_size, known), Codec(value, "value", info.value_size, known))
             for name, (key, value) in SCHEMAS.items()
             for info in [bpf.map_info(built.descriptors[name])]
         }
-        self._stats = bpf.map_info(built.descriptors["stats"])
+        self._stride = bpf.map_info(built.descriptors["stats"]).value_stride
         self._before = self._read_stats()
 
     # -- maps ------------------------------------------------------------------------------------------------------
@@ -140,122 +148,97 @@ class Datapath:
             descriptor, size = self.object.descriptors[name], self.codecs[name][0].size
             while (key := bpf.map_next_key(descriptor, None, size)) is not None:
                 bpf.map_delete(descriptor, key)
-        if "flows" in names:
-            self.change_every_version()
 
-    def change_every_version(self) -> None:
-        """No processor believes any more what it remembers of flows."""
-        known = self.entries("versions")
-        key, value = self.codecs["versions"]
-        keys = b"".join(key.encode(bucket) for bucket, _ in known)
-        values = b"".join(value.encode((version + 1) % 2**32) for _, version in known)
-        bpf.map_update_batch(self.object.descriptors["versions"], keys, values, len(known))
-
-    def mode(self, mode: str, *, session: int = 1, lease: float | None = None) -> None:
-        """``lease``: seconds from now; negative ones are over."""
+    def mode(self, mode: str, *, lease: float | None = None, grows: bool = True) -> None:
+        """``lease``: seconds from now; negative ones are over. ``grows``: the epoch does, as with every activation."""
         deadline = 0 if lease is None else time.monotonic_ns() + int(lease * 1e9)
-        self.put("control", 0, {"deadline": deadline, "mode": mode, "session": session, "generation": 1})
+        self.epoch += grows
+        self.put("control", 0, {"deadline": deadline, "mode": mode, "epoch": self.epoch, "generation": 1,
+                                "second": self.second})  # fmt: skip
 
-    def flow(self, table: str, workload: str, remote: str, workload_port: int, remote_port: int) -> Any:
-        key = {"workload": workload, "remote": remote, "workload_port": workload_port, "remote_port": remote_port}
-        return self.get(table, {**key, "protocol": 6})
+    def crossings(self) -> list[int]:
+        """By processor: the interface that it redirected a packet to, until that is seen there."""
+        descriptor = self.object.descriptors["crossing"]
+        raw = bpf.map_lookup(descriptor, bytes(4), bpf.map_info(descriptor).value_stride) or b""
+        return [number for number, _ in struct.iter_unpack("=II", raw)]
+
+    def place(self, name: str) -> int:
+        """Where the interface stands in ``devices``."""
+        ifindex = self.interfaces[name].ifindex
+        found = [at for at in places(ifindex) if self.get("devices", at) in (name, ifindex)]
+        return found[0]
 
     # -- packets ---------------------------------------------------------------------------------------------------
 
     def run(
-        self, program: str, frame: bytes, interface: str, *, gso_size: int = 0, repeat: int = 1, address: bool = True
+        self, program: str, frame: bytes, interface: str, *, gso_size: int = 0, mark: int = 0, priority: int = 0
     ) -> Result:
-        """One packet that came in by ``interface``; its destination MAC is made that of the interface."""
-        port = self.interfaces[interface]
-        if address:
-            frame = bytes.fromhex(port.mac.replace(":", "")) + frame[6:]
-        verdict, data, _spent = self._test_run(program, frame, port.ifindex, gso_size, repeat)
+        """One frame at a hook of ``interface``."""
+        found = test_run(
+            self.object.descriptors[program], frame, self.interfaces[interface].ifindex,
+            gso_size=gso_size, mark=mark, priority=priority,
+        )  # fmt: skip
         after = self._read_stats()
-        grown = {
-            label: (new[0] - old[0], new[1] - old[1])
-            for label, new, old in zip(LABELS, after, self._before)
-            if new != old
-        }
+        packets, sizes = {}, {}
+        if after != self._before:
+            for index, (old, new) in enumerate(zip(COUNTER.iter_unpack(self._before), COUNTER.iter_unpack(after))):
+                if old != new:
+                    label = LABELS[index * COUNTER.size // self._stride]
+                    packets[label] = packets.get(label, 0) + new[0] - old[0]
+                    sizes[label] = sizes.get(label, 0) + new[1] - old[1]
         self._before = after
-        packets = {label: pair[0] for label, pair in grown.items()}
-        return Result(verdict, frame, data, packets, {label: pair[1] for label, pair in grown.items()})
+        return Result(found.verdict, frame, found.data, found.mark, found.priority, packets, sizes)
 
     def nanoseconds(self, program: str, frame: bytes, interface: str, repeat: int) -> int:
-        port = self.interfaces[interface]
-        frame = bytes.fromhex(port.mac.replace(":", "")) + frame[6:]
-        return self._test_run(program, frame, port.ifindex, 0, repeat)[2]
-
-    def uplink(self, packet: bytes, interface: str = "ens47f1", **more: Any) -> Result:
-        """``packet``: from the IP header on."""
-        return self.run("from_uplink", _framed(packet), interface, **more)
-
-    def workload(self, packet: bytes, interface: str = "cali1", **more: Any) -> Result:
-        return self.run("from_workload", _framed(packet), interface, **more)
-
-    def _test_run(self, program: str, frame: bytes, ifindex: int, gso_size: int, repeat: int) -> tuple[int, bytes, int]:
-        # struct __sk_buff: ifindex at 40, gso_segs at 164, gso_size at 176 (include/uapi/linux/bpf.h).
-        context = bytearray(192)
-        struct.pack_into("=I", context, 40, ifindex)
-        if gso_size:
-            struct.pack_into("=I", context, 164, 2)
-            struct.pack_into("=I", context, 176, gso_size)
-        verdict, data, spent = bpf.prog_test_run(self.object.descriptors[program], frame, repeat, bytes(context))
-        return verdict - (1 << 32) if verdict >> 31 else verdict, data, spent
+        descriptor, port = self.object.descriptors[program], self.interfaces[interface]
+        return test_run(descriptor, frame, port.ifindex, repeat=repeat).nanoseconds
 
     # -- counters --------------------------------------------------------------------------------------------------
 
-    def _read_stats(self) -> list[tuple[int, int]]:
-        stride = self._stats.value_stride
-        raw = b"".join(
-            values for _, values in bpf.map_lookup_batch(self.object.descriptors["stats"], 4, stride, len(LABELS))
-        )
-        copies = stride // COUNTER.size
-        found = []
-        for index in range(len(LABELS)):
-            both = [COUNTER.unpack_from(raw, index * stride + cpu * COUNTER.size) for cpu in range(copies)]
-            found.append((sum(one for one, _ in both), sum(other for _, other in both)))
-        return found
+    def _read_stats(self) -> bytes:
+        blocks = bpf.map_lookup_batch(self.object.descriptors["stats"], 4, self._stride, len(LABELS))
+        return b"".join(values for _, values in blocks)
 
     def total(self, reason: str) -> int:
         """Both directions, since the programs were loaded."""
-        counts = dict(zip(LABELS, (packets for packets, _ in self._read_stats())))
-        return counts[f"uplink.{reason}"] + counts[f"workload.{reason}"]
+        raw, found = self._read_stats(), 0
+        for index, (packets, _) in enumerate(COUNTER.iter_unpack(raw)):
+            if packets and LABELS[index * COUNTER.size // self._stride].partition(".")[2] == reason:
+                found += packets
+        return found
 
     def totals(self, reasons: Iterable[str]) -> dict[str, int]:
         return {reason: self.total(reason) for reason in reasons}
 
 
-def _framed(packet: bytes) -> bytes:
-    ethertype = 0x86DD if packet[:1] and packet[0] >> 4 == 6 else 0x0800
-    return bytes(12) + struct.pack("!H", ethertype) + packet
+def places(ifindex: int) -> list[int]:
+    """Where the datapath looks for an interface in ``devices``: place_of() in maps.h."""
+    return [
+        ((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES)
+    ]
 
 
 def fill(datapath: Datapath) -> None:
     """A node with two workloads and one peer, ready and on. Flows of earlier tests are gone."""
-    datapath.clear("ifindex_map", "peers", "flows", "transient", "silent")
-    describe(datapath)
+    datapath.clear("ifindex_map", "peers", "flows", "pending", "pending_out", "trials")
+    datapath.put("services", 8080, 1)
+    for address, name in WORKLOADS.items():
+        datapath.put("ifindex_map", address, {"ifindex": name, "flags": 0})
+    for prefix in PEERS:
+        datapath.put("peers", prefix, {"kind": "peer"})
+    for prefix in OWN:
+        datapath.put("peers", prefix, {"kind": "own"})
     for name in ("ens47f1", "ens48f1", "cali1", "cali2"):
-        ifindex = datapath.interfaces[name].ifindex
-        datapath.put("devices", ifindex % DEVICES, name)
+        datapath.put("devices", places(datapath.interfaces[name].ifindex)[0], name)
+    datapath.second = SECOND
     datapath.mode("on")
 
 
-def describe(datapath: Datapath) -> None:
-    """What the node is told about workloads and peers."""
-    datapath.put("services", 8080, 1)
-    for address, name in (("10.244.1.10", "cali1"), ("10.244.1.11", "cali2"),
-                          ("fd00:10:244:1::10", "cali1"), ("fd00:10:244:1::11", "cali2")):  # fmt: skip
-        datapath.put("ifindex_map", address, {"ifindex": name, "mtu": 1500, "flags": 0})
-    for prefix, next_hop in PEERS.items():
-        datapath.put("peers", prefix, {"uplink": "ens47f1", "mtu": 1500, "next_hop": next_hop})
-    for address in OWN:
-        datapath.put("peers", address, {"uplink": 0, "mtu": 0, "next_hop": "::"})
-
-
-PEERS = {
-    "198.18.0.12/32": "::",
-    "10.244.2.0/24": "198.18.0.12",
-    "fd00:198:18::12/128": "::",
-    "fd00:10:244:2::/64": "fd00:198:18::12",
+WORKLOADS = {
+    "10.244.1.10": "cali1",
+    "10.244.1.11": "cali2",
+    "fd00:10:244:1::10": "cali1",
+    "fd00:10:244:1::11": "cali2",
 }
+PEERS = ("198.18.0.12/32", "10.244.2.0/24", "fd00:198:18::12/128", "fd00:10:244:2::/64")
 OWN = ("198.18.0.11/32", "fd00:198:18::11/128")

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from typing import Any
 
 FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 ETHERNET = 14
-TCP, ICMP, ICMPV6, FRAGMENT = 6, 1, 58, 44
+TCP, FRAGMENT = 6, 44
 
 
 def checksum(data: bytes) -> int:
@@ -35,39 +36,41 @@ def ethernet(payload: bytes, ethertype: int, destination: str = "00:00:00:00:00:
 
 def ipv4(
     source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64, fragment: int = 0x4000,
-    options: bytes = b"", length: int | None = None, identification: int = 0x1234,
+    options: bytes = b"", length: int | None = None, identification: int = 0x1234, tos: int = 0,
 ) -> bytes:  # fmt: skip
     """``fragment``: flags and offset as in the header; the default is "don't fragment"."""
     words = 5 + len(options) // 4
     length = 4 * words + len(payload) if length is None else length
-    head = struct.pack("!BBHHHBBH4s4s", 0x40 | words, 0, length, identification, fragment, ttl, protocol, 0,
+    head = struct.pack("!BBHHHBBH4s4s", 0x40 | words, tos, length, identification, fragment, ttl, protocol, 0,
                        packed(source), packed(destination)) + options  # fmt: skip
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
 def ipv6(
-    source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64, length: int | None = None
-) -> bytes:
+    source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64, length: int | None = None,
+    tos: int = 0,
+) -> bytes:  # fmt: skip
     length = len(payload) if length is None else length
-    return struct.pack("!IHBB16s16s", 6 << 28 | 0x12345, length, protocol, ttl,
+    return struct.pack("!IHBB16s16s", 6 << 28 | tos << 20 | 0x12345, length, protocol, ttl,
                        packed(source), packed(destination)) + payload  # fmt: skip
 
 
 def tcp_segment(
     source: str, destination: str, source_port: int, destination_port: int, flags: int, payload: bytes = b"",
-    *, options: bytes = b"", offset: int | None = None,
+    *, sequence: int = 1000, acknowledgement: int = 2000, options: bytes = b"", offset: int | None = None,
 ) -> bytes:  # fmt: skip
     """``offset``: of the data, in words of four bytes."""
     offset = 5 + len(options) // 4 if offset is None else offset
-    head = struct.pack("!HHIIBBHHH", source_port, destination_port, 1000, 2000, offset << 4, flags, 65535, 0, 0)
+    head = struct.pack("!HHIIBBHHH", source_port, destination_port, sequence % 2**32, acknowledgement % 2**32,
+                       offset << 4, flags, 65535, 0, 0)  # fmt: skip
     segment = head + options + payload
     pseudo = packed(source) + packed(destination) + struct.pack("!II", TCP, len(segment))
     return segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
 
 
-def ip(source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64) -> bytes:
+def ip(source: str, destination: str, protocol: int, payload: bytes, **more: Any) -> bytes:
     make = ipv6 if ":" in source else ipv4
-    return make(source, destination, protocol, payload, ttl=ttl)
+    return make(source, destination, protocol, payload, **more)
 
 
 def ethertype_of(packet: bytes) -> int:
@@ -80,29 +83,45 @@ def frame(packet: bytes, destination: str = "00:00:00:00:00:00") -> bytes:
 
 def tcp(
     source: str, destination: str, source_port: int, destination_port: int, flags: int, payload: bytes = b"",
-    *, ttl: int = 64, options: bytes = b"",
+    *, ttl: int = 64, tos: int = 0, length: int | None = None, **more: Any,
 ) -> bytes:  # fmt: skip
-    """An IP packet of either family."""
-    segment = tcp_segment(source, destination, source_port, destination_port, flags, payload, options=options)
-    return ip(source, destination, TCP, segment, ttl=ttl)
+    """An IP packet of either family; ``more``: as for the segment."""
+    segment = tcp_segment(source, destination, source_port, destination_port, flags, payload, **more)
+    return ip(source, destination, TCP, segment, ttl=ttl, tos=tos, length=length)
 
 
-def icmp_error(
-    source: str, quoted: bytes, *, kind: int | None = None, code: int = 0, ttl: int = 64, to: str | None = None,
-    quote: int = 8,
-) -> bytes:  # fmt: skip
-    """An ICMP or ICMPv6 error about ``quoted``, sent to its source (or ``to``).
+def ttl_of(packet: bytes) -> int:
+    return packet[7 if packet[0] >> 4 == 6 else 8]
 
-    By default "packet too big". ``quote``: bytes of the quoted packet behind its IP header.
-    """
-    if quoted[0] >> 4 == 6:
-        target = to or str(ipaddress.IPv6Address(quoted[8:24]))
-        body = struct.pack("!BBHI", 2 if kind is None else kind, code, 0, 1280) + quoted[: 40 + quote]
-        pseudo = packed(source) + packed(target) + struct.pack("!II", len(body), ICMPV6)
-        body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
-        return ipv6(source, target, ICMPV6, body, ttl=ttl)
-    target = to or str(ipaddress.IPv4Address(quoted[12:16]))
-    kind, code = (3, 4) if kind is None else (kind, code)
-    body = struct.pack("!BBHI", kind, code, 0, 1280) + quoted[: 20 + quote]
-    body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-    return ipv4(source, target, ICMP, body, ttl=ttl)
+
+def forwarded(packet: bytes) -> bytes:
+    """What a router makes of it: TTL one less, the IPv4 header's checksum right, or as wrong as it was."""
+    data = bytearray(packet)
+    if data[0] >> 4 == 6:
+        data[7] -= 1
+        return bytes(data)
+    was_right = checksum(packet[:20]) == 0
+    before = int.from_bytes(data[10:12], "big")
+    data[8] -= 1
+    data[10:12] = b"\0\0"
+    after = checksum(bytes(data[:20])) if was_right else (before + 0x0100) % 0xFFFF
+    data[10:12] = after.to_bytes(2, "big")
+    return bytes(data)
+
+
+def trimmed(packet: bytes) -> bytes:
+    """Without what follows the IP packet in its frame, which the kernel cuts off (ip_rcv_core, ip6_rcv_core)."""
+    ipv6_length = 40 + int.from_bytes(packet[4:6], "big")
+    length = ipv6_length if packet[0] >> 4 == 6 else int.from_bytes(packet[2:4], "big")
+    return packet[:length] if length else packet
+
+
+def with_tos(packet: bytes, tos: int) -> bytes:
+    data = bytearray(packet)
+    if data[0] >> 4 == 6:
+        data[0], data[1] = 0x60 | tos >> 4, (tos & 15) << 4 | data[1] & 15
+        return bytes(data)
+    data[1] = tos
+    data[10:12] = b"\0\0"
+    data[10:12] = checksum(bytes(data[:20])).to_bytes(2, "big")
+    return bytes(data)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The overlay as a node has it: the one place here that names its programs, hooks, settings and counters."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel
+
+from .. import objects, topology
+from ..objects import Loaded
+
+# (side, direction) -> program. The sides are those of topology.ifindexes().
+HOOKS = {
+    ("uplink", "ingress"): "from_uplink",
+    ("workload", "ingress"): "from_workload",
+}
+PRIORITY = 50  # of the filters, by clsact
+# Whether conntrack knows a connection of the overlay.
+TRACKED = False
+# Kind -> the least and the largest share of a connection's packets that the packet filter may see while it is on.
+FILTERED = {"rr": (0.0, 0.01), "connect": (0.0, 0.01), "bulk": (0.0, 0.01)}
+# Kind -> the same for packets that the overlay must have counted as redirected.
+COUNTED = {"rr": (0.95, 1.01), "connect": (0.95, 1.01), "bulk": (0.95, 1.01)}
+
+_PLAIN, _NEIGH, _PEER = range(3)  # as in settings.h
+
+
+def load() -> Loaded:
+    """Compiled as the role does it for this kernel when the user chooses nothing, with its maps filled."""
+    system = os.uname()
+    can = _kernel.capabilities(_kernel.stable_version(system.release, system.version))
+    settings = {
+        "OVERLAY_REDIRECT": _PEER if can["redirect_peer_safe"] else _NEIGH,
+        "OVERLAY_CHECK_MTU": int(can["check_mtu"]),
+    }
+    loaded = objects.build(objects.OVERLAY, tuple(HOOKS.values()), **settings)
+    topology.fill_overlay(loaded)
+    return loaded
+
+
+def set_mode(loaded: Loaded, mode: str) -> None:
+    """``on`` or ``off``."""
+    topology.set_mode(loaded, mode)
+
+
+def redirected(loaded: Loaded) -> int:
+    """How many packets it has redirected."""
+    packets = loaded.counters()
+    return packets["uplink.to_workload"] + packets["workload.to_uplink"]

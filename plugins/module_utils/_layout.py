@@ -79,9 +79,11 @@ PENDING: Schema = [
     {"name": "flow", "type": FLOW},
 ]
 RECENT: Schema = [
-    {"name": "key", "type": FLOW_KEY},
+    {"name": "addresses", "type": "bytes:32"},
+    *_u32("ports", "ethertype"),
     {"name": "proven", "type": "u64"},
     {"name": "since", "type": "u64"},
+    {"name": "there", "type": "u64"},
     *_u32("version", "epoch"),
     {"name": "in", "type": "ifindex"},
     {"name": "out", "type": "ifindex"},
@@ -91,6 +93,7 @@ RECENT: Schema = [
     {"name": "tos", "type": "u8"},
     {"name": "peer", "type": "u8"},
     {"type": "pad:2"},
+    {"name": "key", "type": FLOW_KEY},
 ]
 WORKLOAD: Schema = [{"name": "ifindex", "type": "ifindex"}, {"name": "flags", "type": "u32"}]
 PEER: Schema = [{"name": "kind", "type": {"type": "u32", "labels": list(PEER_KINDS)}}]

@@ -13,13 +13,14 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import OLDEST
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICE_PROBES, DEVICES, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._peers import workload_prefixes
 from ansible_collections.ebpf.overlay.plugins.module_utils._services import service_entries
 from ansible_collections.ebpf.overlay.plugins.module_utils._uplinks import RouteTable, find_links, is_default
-from ansible_collections.ebpf.overlay.plugins.module_utils._workloads import NEVER_BY_PEER, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._workloads import NEVER_BY_PEER
 
 Facts = Mapping[str, Any]
 
@@ -183,37 +184,33 @@ def _flags(workload: Facts) -> int:
     return NEVER_BY_PEER if workload["never_by_peer"] else 0
 
 
-def _find_uplinks(facts: Facts, others: Mapping[str, Facts]) -> tuple[dict[str, int], dict[str, str]]:
+def _find_uplinks(facts: Facts, others: Mapping[str, Facts]) -> tuple[dict[str, int], list[Facts]]:
     """Name -> ifindex of the uplinks, those included by which the node reaches the ``others`` and their workloads; and
-    name -> reason of the links that would be uplinks."""
+    the links that would be uplinks and are left out (``name, reason``)."""
     uplinks = {uplink["name"]: uplink["ifindex"] for uplink in facts["uplinks"]}
     if not facts["uplinks_by_route"]:
-        return uplinks, {one["name"]: one["reason"] for one in facts["links_left_out"]}
+        return uplinks, facts["links_left_out"]
     addresses = [address for node in others.values() for address in node["addresses"]]
     prefixes = [prefix for node in others.values() for prefix in node["prefixes"]]
     links = find_links(facts["routes"], addresses, prefixes)
     links |= {route["interface"] for route in facts["routes"] if is_default(route["prefix"])}
-    left_out = {}
-    for interface in facts["interfaces"]:
-        if interface["name"] in links:
-            if interface["unfit"]:
-                left_out[interface["name"]] = interface["unfit"]
-            else:
-                uplinks.setdefault(interface["name"], interface["ifindex"])
-    return uplinks, left_out
+    used = [interface for interface in facts["interfaces"] if interface["name"] in links]
+    uplinks.update({interface["name"]: interface["ifindex"] for interface in used if not interface["unfit"]})
+    return uplinks, [{"name": one["name"], "reason": one["unfit"]} for one in used if one["unfit"]]
 
 
 def _notes(
-    facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int], left_out: Mapping[str, str]
+    facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int], left_out: Iterable[Facts]
 ) -> list[str]:
-    notes = [f"link {name} is no uplink: {reason}" for name, reason in sorted(left_out.items())]
+    """What a person must know of this node: why something takes the kernel's path that looks as if it need not."""
+    notes = _uplinks.told(left_out)
     if not uplinks:
         notes.append("no uplink was found: nothing will take the fast path; see overlay_uplinks")
     if others and not any(node["prefixes"] for node in others.values()):
         notes.append(
             "no workload prefix of another node is known, so only the nodes themselves are peers; see overlay_peers"
         )
-    return notes + told(facts["workloads"])
+    return notes + _workloads.told(facts["workloads"])
 
 
 def _find_peers(facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int]) -> dict[str, dict[str, Any]]:

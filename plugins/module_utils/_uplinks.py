@@ -71,6 +71,11 @@ def find_uplinks(
     return found, left_out
 
 
+def told(left_out: Iterable[Facts]) -> list[str]:
+    """A sentence for each link that is left out."""
+    return [f"link {one['name']} is no uplink: {one['reason']}" for one in left_out]
+
+
 def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[str]:
     """The addresses by which other machines know this one, without those that move between machines.
 

@@ -137,7 +137,7 @@ STRUCTS: dict[str, Schema] = {
 SCHEMAS: dict[str, tuple[Any, Any]] = {
     "ifindex_map": ("ip", WORKLOAD),
     "services": ("u32", "u32"),
-    "peers": ("cidr", PEER),
+    "peers": ("cidr", PEER[0]["type"]),
     "devices": ("u32", "ifindex"),
     "control": ("u32", CONTROL),
     "flows": (FLOW_KEY, FLOW),

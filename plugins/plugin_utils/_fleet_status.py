@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import REASONS
 
 FORMAT = 1
@@ -63,6 +64,7 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "uplinks": [],
         "addresses": [],
         "workloads": [],
+        "notes": [],
         "attachments": [],
         "drift": [],
         "counters": {},
@@ -76,6 +78,9 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         node.update(_placed(facts))
     if reads["attached"]:
         node["attachments"] = _attachments(reads["attached"]["interfaces"])
+        # Some are uplinks only because of the cluster's other nodes.
+        attached = {item["interface"] for item in node["attachments"] if item["program"] == "from_uplink"}
+        node["uplinks"] = sorted({*node["uplinks"], *attached})
     if reads["stats"]:
         node["counters"] = _counters(reads["stats"]["entries"])
         node["traffic"] = _traffic(node["counters"]) if reads["stats"]["exists"] else None
@@ -127,6 +132,7 @@ def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
             {"interface": interface, "addresses": sorted(addresses, key=_address_order)}
             for interface, addresses in sorted(workloads.items(), key=lambda item: _address_order(min(item[1])))
         ],
+        "notes": _uplinks.told(facts["links_left_out"]) + _workloads.told(facts["workloads"]),
     }
 
 
@@ -213,6 +219,7 @@ def status_table(fleet: Mapping[str, Any]) -> list[str]:
         if node["reason"]:
             lines.append(f"{node['name']}: {node['reason']}")
         lines += [f"{node['name']}: {sentence(item)}" for item in node["drift"]]
+        lines += [f"{node['name']}: {note}" for note in node["notes"]]
     return lines
 
 

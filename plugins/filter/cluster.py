@@ -54,11 +54,17 @@ def batches(wanted: Any, dry_run: bool) -> Any:
 
 
 def generation_calls(
-    planned: str, pins: str, packages: list[str], source: str, defines: Mapping[str, Any], mechanism: str
+    planned: str,
+    pins: str,
+    packages: list[str],
+    source: str,
+    defines: Mapping[str, Any],
+    mechanism: str,
+    liberal: bool,
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
-    ``source``: the C file on the controller.
+    ``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal.
     """
     plan = json.loads(planned)
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
@@ -77,6 +83,7 @@ def generation_calls(
         fill("ifindex_map"),
         fill("services"),
         fill("peers"),
+        {"module": "overlay_conntrack", "arguments": {"manage": liberal}},
         {"module": "tc_bpf_attach", "arguments": attached},
         fill("devices", epochs=f"{pins}/device_epochs"),
     ]

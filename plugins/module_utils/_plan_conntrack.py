@@ -96,11 +96,10 @@ def refusal(values: Mapping[str, int]) -> str:
     """Why the overlay must not be switched on, a full sentence with advice; empty where it may."""
     if is_liberal(values):
         return ""
-    return (
-        f"Conntrack is loaded and not liberal: {LIBERAL} is {values[LIBERAL]}, so it would refuse connections whose "
-        "packets took the fast path. Set it to 1 with ebpf.overlay.overlay_conntrack (the role does: "
-        "overlay_conntrack_liberal)."
-    )
+    return f"{LIBERAL} is {values[LIBERAL]}: {_STRICT}. Set it to 1 with ebpf.overlay.overlay_conntrack."
+
+
+_STRICT = "conntrack would refuse connections whose packets took the fast path"
 
 
 def wanted(observed: Observed) -> dict[str, int]:
@@ -116,10 +115,16 @@ def wanted(observed: Observed) -> dict[str, int]:
 
 
 def plan_present(observed: Observed, manage: bool) -> Plan:
-    """``manage``: False only looks whether conntrack is liberal."""
+    """``manage``: False only looks whether conntrack is liberal. Raises :class:`OverlayError` where it is not."""
     if not manage:
-        told = refusal(observed.values)
-        return _plan(observed, observed, unmet=(told,) if told else ())
+        if not is_liberal(observed.values):
+            raise OverlayError(
+                "use the overlay",
+                f"{LIBERAL} is {observed.values[LIBERAL]}",
+                f"{_STRICT}, and nobody may change it (manage, overlay_conntrack_liberal)",
+                f"Set it yourself (sysctl -w {LIBERAL}=1, and a file below /etc/sysctl.d), or allow it.",
+            )
+        return _plan(observed, observed)
     values = wanted(observed)
     # With a file of ours and no record, the values are ours as well: what was there before is not known.
     now: Former = {} if observed.file is not None and observed.record is None else observed.values

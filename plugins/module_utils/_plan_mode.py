@@ -32,12 +32,14 @@ class Observed:
     """``control``: None while no datapath is loaded. ``flows``: known ones. ``now``: ns of CLOCK_MONOTONIC.
 
     ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
+    ``refusal``: why it must not be switched on, a full sentence; empty where it may.
     """
 
     control: Control | None
     flows: int
     now: int
     unpinned: Mapping[int, Control] = field(default_factory=dict)
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,13 @@ def _plan_confirm(wanted: Wanted, observed: Observed, control: Control, pin: str
 def _plan_on(wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
     mode = control.effective(observed.now)
     after = Control("on", 0, control.session + 1 if mode == "off" else control.session, control.generation)
+    unmet = (observed.refusal,) if observed.refusal else ()
     if not wanted.lease:
-        return _plan(observed, _entry(observed, after))
+        return _plan(observed, _entry(observed, after), unmet)
     left = (control.deadline - observed.now) / NANOSECONDS if control.deadline else 0
     if mode == "on" and control == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
-        return _plan(observed, ())
-    return _plan(observed, (SetControl(after, wanted.lease),))
+        return _plan(observed, (), unmet)
+    return _plan(observed, (SetControl(after, wanted.lease),), unmet)
 
 
 def _plan_drain(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
@@ -164,7 +167,10 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
         operations=(SetControl(after, wanted.lease),),
         before=_text("off", 0),
         after=_text("on", wanted.lease if wanted.mode == "on" else 0),
-        unmet=(f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",),
+        unmet=(
+            f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",
+            *([observed.refusal] if observed.refusal and wanted.mode == "on" else []),
+        ),
         result=_result(after, 0),
     )
 

@@ -18,7 +18,8 @@ description:
 options:
   mode:
     description:
-      - V(on) redirects new and known flows.
+      - V(on) redirects new and known flows. It is refused where conntrack is loaded and not liberal, see
+        M(ebpf.overlay.overlay_conntrack).
       - V(confirm) removes the deadline of a mode that was set with O(lease). It fails when the lease is over.
       - V(drain) redirects known flows only and waits up to O(drain_timeout) for them to finish.
       - V(off) drains as V(drain) does, hands over what remains, and redirects nothing any more.
@@ -65,6 +66,7 @@ attributes:
     support: full
 seealso:
   - module: ebpf.overlay.bpf_object
+  - module: ebpf.overlay.overlay_conntrack
 author:
   - ebpf.overlay maintainers (@ebpf-overlay)
 """
@@ -144,6 +146,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._module import (
     respawn_where_importable,
     run,
 )
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import refusal
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     AwaitFlows,
     HandOver,
@@ -153,6 +156,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Wanted,
     plan_mode,
 )
+from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
 
 POLL = 0.1  # seconds
 # The last acknowledgement of a connection that was just closed is still on its way.
@@ -169,10 +173,11 @@ def _unpinned() -> Any:
 def observe(pin_dir: str) -> Observed:
     control = read_control(pin_dir)
     now = time.monotonic_ns()
+    strict = refusal(read_values())
     if control is None:
-        return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {})
+        return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {}, strict)
     live = known_flows(pin_dir, control.session) if control.effective(now) != "off" else []
-    return Observed(control, len(live), now)
+    return Observed(control, len(live), now, refusal=strict)
 
 
 def await_flows(pin_dir: str, session: int, timeout: float) -> int:

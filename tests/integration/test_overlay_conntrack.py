@@ -90,7 +90,10 @@ class Network:
             host.end()
 
     def module(self, *prefix: str, check: bool = False, **params: Any) -> dict[str, Any]:
-        command = self.node.enter(*prefix, PYTHON, "-m", f"{MODULES}.overlay_conntrack")
+        return self.run("overlay_conntrack", *prefix, check=check, **params)
+
+    def run(self, name: str, *prefix: str, check: bool = False, **params: Any) -> dict[str, Any]:
+        command = self.node.enter(*prefix, PYTHON, "-m", f"{MODULES}.{name}")
         given = arguments_of(check, params)
         done = subprocess.run(
             command, input=given, capture_output=True, text=True, check=False, env=environment(), cwd="/"
@@ -220,9 +223,8 @@ def test_whoever_forbids_it_is_told_which_sysctl_is_missing(network: Network) ->
     before = network.state()
     for check in (True, False):
         refused = network.module(check=check, manage=False)
-        told = str(refused["warnings"]) if check else refused["msg"]
-        assert f"{LIBERAL} is 0" in told
-        assert refused["rc"] == (0 if check else 1)
+        assert (refused["rc"], refused["error"]["target"]) == (1, f"{LIBERAL} is 0")
+        assert f"sysctl -w {LIBERAL}=1" in refused["error"]["advice"]
     assert network.state() == before
     network.node.shell(f"sysctl -qw {LIBERAL}=1")
     assert not network.both(manage=False)["changed"]
@@ -357,3 +359,45 @@ def entry(number: int) -> bytes:
     if number % 5 == 0:
         body += part(_ctnetlink.CTA_ZONE, struct.pack(">H", 7))
     return _ctnetlink._request(_ctnetlink.CT_NEW, 0x400, body)  # NLM_F_CREATE
+
+
+# Rule -> TCP ports that have the helper by it.
+ASSIGNED = {
+    'tcp dport 21 ct helper set "ftp"': {("ftp", 21, 21)},
+    'tcp dport { 22, 30-40 } ct helper set "ftp"': {("ftp", 22, 22), ("ftp", 30, 40)},
+    'tcp dport 50-60 ct helper set "ftp"': {("ftp", 50, 60)},
+    'tcp dport @some ct helper set "ftp"': {("ftp", 2121, 2121), ("ftp", 2200, 2200)},
+    'tcp dport @ranges ct helper set "ftp"': {("ftp", 3000, 3010), ("ftp", 4000, 4000)},
+    'th dport 99 meta l4proto tcp ct helper set "ftp"': {("ftp", 99, 99)},
+    'udp dport 5060 ct helper set "sip"': set(),
+    'ip saddr 10.0.0.1 ct helper set "ftp"': {("ftp", 1, 65535)},
+    'tcp dport != 9 ct helper set "ftp"': {("ftp", 1, 65535)},
+    'tcp dport & 0xff == 8 ct helper set "ftp"': {("ftp", 1, 65535)},
+    'ct helper "ftp" accept': set(),
+    "tcp dport 21 accept": set(),
+}
+OBJECTS = """
+table inet t {
+    ct helper ftp { type "ftp" protocol tcp; }
+    ct helper sip { type "sip" protocol udp; }
+    set some { type inet_service; flags timeout; elements = { 2121 timeout 1h, 2200 } }
+    set ranges { type inet_service; flags interval; elements = { 3000-3010, 4000 } }
+    chain c { type filter hook prerouting priority 0; RULE; }
+}
+"""
+
+
+@pytest.mark.parametrize("rule", ASSIGNED)
+def test_facts_know_the_ports_that_have_a_helper(network: Network, rule: str) -> None:
+    network.node.run("nft", "-f", "-", input=OBJECTS.replace("RULE", rule))
+    done = network.run("overlay_facts")
+    helpers = done["ansible_facts"]["overlay"]["conntrack"]["helpers"]
+    assert {(one["helper"], one["first"], one["last"]) for one in helpers} == ASSIGNED[rule]
+    assert {one["by"] for one in helpers} <= {"a rule in inet t c"}
+
+
+def test_facts_know_whether_conntrack_is_liberal(network: Network) -> None:
+    for liberal in (0, 1):
+        network.node.shell(f"sysctl -qw {LIBERAL}={liberal}")
+        told = network.run("overlay_facts")["ansible_facts"]["overlay"]["conntrack"]
+        assert (told["loaded"], told["liberal"], told["settings"][LIBERAL]) == (True, bool(liberal), liberal)

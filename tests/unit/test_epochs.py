@@ -29,6 +29,7 @@ def test_every_write_of_devices_begins_an_epoch() -> None:
         "maps": dict.fromkeys(("ifindex_map", "services", "peers", "devices"), ()),
         "attachments": (),
     }
-    calls = cluster.generation_calls(json.dumps(plan), "/pins", [], str(ROLE / "files/bpf/overlay.c"), {}, "auto")
+    source = str(ROLE / "files/bpf/overlay.c")
+    calls = cluster.generation_calls(json.dumps(plan), "/pins", [], source, {}, "auto", True)
     (restored,) = [call["arguments"] for call in calls if call["arguments"].get("map") == "/pins/devices"]
     assert restored["epochs"] == "/pins/device_epochs"

@@ -6,8 +6,10 @@ The tests of this file build on one another, in this order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,8 +129,10 @@ def test_disable_leaves_it_and_generation_0_restores_it(story: Story) -> None:
         assert state.observe(node).files == story.before[node.name].files
 
 
-def test_roll_out_that_fails_restores_it(story: Story) -> None:
-    done = play.playbook(SITE, variables={**AT_ONCE, "overlay_probe_tasks": "/nowhere.yml"})
+def test_roll_out_that_fails_restores_it(story: Story, tmp_path: Path) -> None:
+    probe = tmp_path / "probe.yml"
+    probe.write_text(json.dumps([{"name": "Find it wanting", "ansible.builtin.fail": {"msg": "no"}}]))
+    done = play.playbook(SITE, variables={**AT_ONCE, "overlay_probe_tasks": str(probe)})
     assert done.code != 0
     assert ("ovl-n1", "Make conntrack liberal") in done.changes
     for node in story.lab.nodes.values():

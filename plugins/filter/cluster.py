@@ -69,10 +69,11 @@ def generation_calls(
     defines: Mapping[str, Any],
     mechanism: str,
     priority: int,
+    liberal: bool,
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
-    ``source``: the C file on the controller.
+    ``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal.
     """
     plan = json.loads(planned)
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
@@ -96,6 +97,7 @@ def generation_calls(
         fill("ifindex_map"),
         fill("services"),
         fill("peers"),
+        {"module": "overlay_conntrack", "arguments": {"manage": liberal}},
         {"module": "tc_bpf_attach", "arguments": attached},
         fill("devices"),
     ]

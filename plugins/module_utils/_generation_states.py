@@ -183,6 +183,7 @@ class Restored:
             params["drain_timeout"],
             history.confirmed if to == "former" and number != history.confirmed else 0,
         )
+        self.warnings: list[str] = []
         self.unknown = to == "previous" and not history.confirmed and history.attempt is None
 
     @property
@@ -191,7 +192,8 @@ class Restored:
 
     def observe(self) -> Observed:
         history = self.store.read()
-        calls = list(_generations.calls_to(history, self.number, interfaces()))
+        calls = list(_generations.undone_first(history, self.number))
+        calls += _generations.calls_to(history, self.number, interfaces())
         if self.number:
             calls.append(mode_on(self.number) if self.destination.on else mode_off())
         differences = self.runtime.rehearse(calls)
@@ -226,4 +228,4 @@ class Restored:
 
     def apply(self, operations: tuple[Any, ...]) -> None:
         for operation in operations:
-            self.runtime.call("restore", given=asdict(operation.destination))
+            self.warnings += self.runtime.call("restore", given=asdict(operation.destination)).get("warnings", [])

@@ -22,11 +22,14 @@ KEPT = 3
 # A call of a module of this collection: {"module": "bpf_object", "arguments": {...}}.
 Call = Mapping[str, Any]
 
+_CONNTRACK_AS_BEFORE: Call = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
+
 # What takes the overlay off a node, once its mode is off.
 REMOVAL: tuple[Call, ...] = (
     {"module": "tc_bpf_attach", "arguments": {"attachments": [], "purge": True}},
     {"module": "bpf_object", "arguments": {"pin_dir": PIN_DIR, "state": "absent"}},
     {"module": "bpffs", "arguments": {"path": BPFFS, "state": "unmounted", "emptied": [PIN_DIR]}},
+    _CONNTRACK_AS_BEFORE,
 )
 
 
@@ -128,6 +131,15 @@ def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tu
         return REMOVAL
     generation = _record_of(history, number)
     return adapt(generation.calls, generation.interfaces, interfaces)
+
+
+def undone_first(history: History, number: int) -> tuple[Call, ...]:
+    """What a node undoes, once its mode is off, before the calls of a generation that know nothing of it.
+
+    Raises :class:`OverlayError` as :func:`calls_to` does.
+    """
+    knows = any(call["module"] == _CONNTRACK_AS_BEFORE["module"] for call in calls_to(history, number, {}))
+    return () if knows else (_CONNTRACK_AS_BEFORE,)
 
 
 def _record_of(history: History, number: int) -> Generation:

@@ -36,12 +36,14 @@ class Observed:
     """``control``: None while no datapath is loaded. ``now``: ns of CLOCK_MONOTONIC. ``second``: jiffies in a second.
 
     ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
+    ``refusal``: why it must not be switched on, a full sentence; empty where it may.
     """
 
     control: Control | None
     now: int
     second: int = 0
     unpinned: Mapping[int, Control] = field(default_factory=dict)
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ def _plan_on(wanted: Wanted, observed: Observed, control: Control, _pin: str) ->
     mode = control.effective(observed.now)
     epoch = control.epoch + 1 if mode == "off" else control.epoch
     after = replace(control, mode="on", deadline=0, epoch=epoch, second=observed.second)
+    unmet = (observed.refusal,) if observed.refusal else ()
     if not wanted.lease:
-        return _plan(observed, _entry(observed, after))
+        return _plan(observed, _entry(observed, after), unmet)
     left = (control.deadline - observed.now) / NANOSECONDS if control.deadline else 0
-    if mode == "on" and replace(after, deadline=control.deadline) == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
-        return _plan(observed, ())
-    return _plan(observed, (SetControl(after, wanted.lease),))
+    kept = replace(after, deadline=control.deadline) == observed.control
+    if mode == "on" and kept and left >= wanted.lease - min(1.0, wanted.lease / 2):
+        return _plan(observed, (), unmet)
+    return _plan(observed, (SetControl(after, wanted.lease),), unmet)
 
 
 def _plan_drain(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
@@ -151,7 +155,10 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
         operations=(SetControl(after, wanted.lease),),
         before=_text("off", 0),
         after=_text("on", wanted.lease if wanted.mode == "on" else 0),
-        unmet=(f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",),
+        unmet=(
+            f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",
+            *([observed.refusal] if observed.refusal and wanted.mode == "on" else []),
+        ),
         result=_result(after),
     )
 

@@ -25,7 +25,13 @@ from ansible.module_utils import basic
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Call, History, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import (
+    Attempt,
+    Call,
+    History,
+    calls_to,
+    undone_first,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Control
@@ -147,19 +153,23 @@ class Destination:
     taken_back: int = 0
 
 
-def restore(store: Store, destination: Destination) -> None:
-    """Make the node that generation and confirm it; harmless when run again. Raises :class:`OverlayError`."""
+def restore(store: Store, destination: Destination) -> list[str]:
+    """Make the node that generation and confirm it; harmless when run again. Raises :class:`OverlayError`.
+
+    Returns what the modules warned of.
+    """
     history, number = store.read(), destination.number
-    _make([mode_off(destination.drain_timeout)])
+    warnings = _make([mode_off(destination.drain_timeout), *undone_first(history, number)])
     # A map whose layout differs between two generations starts empty: the mode is off, nothing looks into it.
-    _make(_replacing_maps(calls_to(history, number, interfaces())))
+    warnings += _make(_replacing_maps(calls_to(history, number, interfaces())))
     if number == 0:
         store.clear()
-        return
+        return warnings
     if destination.on:
-        _make([mode_on(number)])
+        warnings += _make([mode_on(number)])
     store.give_up()
     store.confirm(number, destination.by, destination.left, destination.taken_back)
+    return warnings
 
 
 def _control() -> Control | None:
@@ -190,13 +200,17 @@ def _replacing_maps(calls: Iterable[Call]) -> list[Call]:
     ]
 
 
-def _make(calls: Iterable[Call]) -> None:
+def _make(calls: Iterable[Call]) -> list[str]:
+    warnings = []
     for call in calls:
         result = run_call(call, check=False)
         if result.get("failed"):
             raise OverlayError(
                 "restore a generation", call["module"], result.get("msg", "it failed"), "Repair that, then run again."
             )
+        # ansible-core 2.19 wraps them into objects.
+        warnings += [told if isinstance(told, str) else told["event"]["msg"] for told in result.get("warnings", ())]
+    return warnings
 
 
 def overdue(attempt: Attempt) -> bool:
@@ -253,7 +267,7 @@ def main(arguments: list[str]) -> int:
             answer["differences"] = rehearse(json.load(sys.stdin))
         elif command == "restore":
             with one_run(path=LOCK):
-                restore(store, Destination(**json.load(sys.stdin)))
+                answer["warnings"] = restore(store, Destination(**json.load(sys.stdin)))
                 disarm()
         elif command == "watch":
             watch(store, rest[0])

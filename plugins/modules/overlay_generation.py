@@ -176,6 +176,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     lock = contextlib.nullcontext() if params["state"] == "restored" else one_run(path=LOCK)
     with lock:
         planned = converge(module, wanted.observe, wanted.plan, wanted.apply)
+    for warning in getattr(wanted, "warnings", ()):
+        module.warn(warning)
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
 
 

@@ -18,7 +18,8 @@ description:
 options:
   mode:
     description:
-      - V(on) admits new connections and speeds up known ones.
+      - V(on) admits new connections and speeds up known ones. It is refused where conntrack is loaded and not liberal,
+        see M(ebpf.overlay.overlay_conntrack).
       - V(confirm) removes the deadline of a mode that was set with O(lease). It fails when the lease is over.
       - V(drain) speeds up known connections only.
       - V(off) leaves every packet to the kernel.
@@ -57,6 +58,7 @@ attributes:
     support: full
 seealso:
   - module: ebpf.overlay.bpf_object
+  - module: ebpf.overlay.overlay_conntrack
 author:
   - ebpf.overlay maintainers (@ebpf-overlay)
 """
@@ -109,6 +111,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._errors import Overla
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import refusal
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Observed,
     SetControl,
@@ -116,6 +119,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Wanted,
     plan_mode,
 )
+from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
 
 
 def _unpinned() -> Any:

@@ -14,7 +14,15 @@ from pathlib import Path
 from ansible.release import __version__
 
 COLLECTION = "ansible_collections.ebpf.overlay.plugins"
-MODULES = ("bpf_map_sync", "bpf_object", "bpffs", "overlay_mode", "overlay_packages", "tc_bpf_attach")
+MODULES = (
+    "bpf_map_sync",
+    "bpf_object",
+    "bpffs",
+    "overlay_conntrack",
+    "overlay_mode",
+    "overlay_packages",
+    "tc_bpf_attach",
+)
 ROOTS = (
     *(f"{COLLECTION}.modules.{name}" for name in MODULES),
     f"{COLLECTION}.module_utils._way_back",

@@ -11,7 +11,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall a
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, opened
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import NANOSECONDS, Control, SetControl
 
 KEY = bytes(4)
@@ -27,6 +27,7 @@ def read_control(pin_dir: str) -> Control | None:
     with opened(f"{pin_dir}/control") as found:
         if found is None:
             return None
+        _check(found)
         value = CONTROL.decode(bpf.map_lookup(found.fd, KEY, CONTROL.size) or bytes(CONTROL.size))
         return Control(**value)
 
@@ -42,10 +43,23 @@ def write_control(pin_dir: str, operation: SetControl) -> None:
             raise OverlayError(
                 "set the mode", path, "it is gone", "Something removed the datapath; run site.yml again."
             )
+        _check(found)
         try:
             bpf.map_update(found.fd, KEY, CONTROL.encode(value))
         except OSError as error:
             raise OverlayError("set the mode", path, error, "Run as root (become: true).") from error
+
+
+def _check(found: PinnedMap) -> None:
+    """Raises :class:`OverlayError` before the kernel gets buffers of another size than it fills or reads."""
+    sizes, known = (found.info.key_size, found.info.value_stride), (len(KEY), CONTROL.size)
+    if sizes != known:
+        raise OverlayError(
+            "use the control entry", found.path,
+            f"it is of another layout: keys of {sizes[0]} bytes and values of {sizes[1]} instead of {known[0]} and "
+            f"{known[1]}",
+            "Use the release of the collection that loaded the datapath; rollback.yml and site.yml know how.",
+        )  # fmt: skip
 
 
 def known_flows(pin_dir: str, session: int) -> list[dict[str, Any]]:
@@ -58,6 +72,8 @@ def known_flows(pin_dir: str, session: int) -> list[dict[str, Any]]:
 
 def _flows(path: str) -> list[dict[str, Any]]:
     with opened(path) as found:
+        if found and (found.info.key_size, found.info.value_size) != (_FLOW_KEY.size, _FLOW.size):
+            return []  # of another layout: only its own release knows which of them are live
         entries = found.read(_FLOW.total) if found else {}
     return [{**_FLOW_KEY.decode(key), **_FLOW.decode(value)} for key, value in entries.items()]
 

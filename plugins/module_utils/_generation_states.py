@@ -53,10 +53,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class BeginAttempt:
-    """``leave``: whether the present generation is switched off by its own code before anything is changed."""
-
     attempt: Attempt
-    leave: bool
 
 
 @dataclass(frozen=True)
@@ -134,13 +131,14 @@ class Begun:
         wanted = not begun and (not same or enabled or bool(seen.differences) or history.attempt is not None)
         deadline = time.monotonic_ns() + int(self.timeout * NANOSECONDS)
         boot = _watchdog.boot_id()
+        leave = bool(seen.replaced) or seen.first_release
         attempt = Attempt(
-            self.identity, number, history.confirmed, deadline, boot, seen.was_on, seen.lease, self.enable
+            self.identity, number, history.confirmed, deadline, boot, seen.was_on, seen.lease, self.enable, leave
         )
         before = _generations.describe(history, history.confirmed)
         emptied = "".join(f"map {name}: its layout differs, it starts empty\n" for name in seen.replaced)
         return Plan(
-            operations=(BeginAttempt(attempt, bool(seen.replaced) or seen.first_release),) if wanted else (),
+            operations=(BeginAttempt(attempt),) if wanted else (),
             before=before,
             after=f"generation {number} ({self.digest[:12]})\n{emptied}" if wanted else before,
             warnings=tuple(
@@ -161,7 +159,7 @@ class Begun:
         for operation in operations:
             present = present_of(self.store, self.store.read(mending=True))
             self._begin(operation.attempt)
-            if operation.leave and present.exists():
+            if operation.attempt.left and present.exists():
                 self._leave(present, operation.attempt)
 
     def _begin(self, attempt: Attempt) -> None:

@@ -261,7 +261,8 @@ def was_on(store: Store, history: History) -> bool:
     except OverlayError:  # of another layout, perhaps
         return history.attempt.was_on if history.attempt else _says_on(present_of(store, history))
     if history.attempt:
-        return history.attempt.was_on and (control is None or control.mode != "off")
+        still = history.attempt.left or control is None or control.mode != "off"
+        return history.attempt.was_on and still
     return bool(control and control.effective(time.monotonic_ns()) == "on")
 
 

@@ -132,8 +132,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ebpf.overlay.plugins.module_utils import _conntrack
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
     known_flows,
+    other_layout,
     read_control,
     write_control,
+    write_zeros,
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
@@ -150,6 +152,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Observed,
     SetControl,
     SetUnpinned,
+    SetZeros,
     Wanted,
     plan_mode,
 )
@@ -167,8 +170,11 @@ def _unpinned() -> Any:
 
 
 def observe(pin_dir: str) -> Observed:
-    control = read_control(pin_dir)
     now = time.monotonic_ns()
+    other = other_layout(pin_dir)
+    if other is not None:
+        return Observed(None, 0, now, other_layout=other)
+    control = read_control(pin_dir)
     if control is None:
         return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {})
     live = known_flows(pin_dir, control.session) if control.effective(now) != "off" else []
@@ -217,6 +223,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
+            elif isinstance(operation, SetZeros):
+                write_zeros(pin_dir)
             elif isinstance(operation, SetUnpinned):
                 _unpinned().write(operation)
             elif isinstance(operation, AwaitFlows) and seen.control:

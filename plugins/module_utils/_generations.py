@@ -57,8 +57,8 @@ class Attempt:
     ``boot``) the node goes back to ``former``. ``was_on``: whether the overlay was on when the attempt began.
 
     ``lease``: the deadline in the datapath's control entry at that time, which is that of an earlier attempt.
-    ``enable``: whether its confirmation ends that the node is switched off. ``left``: whether its beginning switched the
-    former generation off, by that one's own code, since maps change their layout or another release made them.
+    ``enable``: whether its confirmation ends that the node is switched off. ``left``: whether its beginning switched
+    the former generation off, by that one's own code, since maps change their layout or another release made them.
     """
 
     identity: str

@@ -47,18 +47,15 @@ class _Watcher:
         try:
             attempt = self.store.attempt()
         except Exception as error:  # a disk that fails for a moment, a record of a later release
-            return self._unreadable(error)
+            if self.known and _over(self.known):
+                self.tries += 1
+                self._failed(error)
+            return False
         if attempt and attempt.identity == self.identity:
             self.known = attempt
-            return overdue(attempt) and self._go_back()
+            return _over(attempt) and self._go_back()
         # Whoever armed this process records the attempt after that.
         return self.known is not None or time.monotonic() - self.began > START_TIMEOUT
-
-    def _unreadable(self, error: Exception) -> bool:
-        if self.known and overdue(self.known):
-            self.tries += 1
-            self._failed(error)
-        return False
 
     def _go_back(self) -> bool:
         self.tries += 1
@@ -90,6 +87,14 @@ class _Watcher:
             self.store.tell(Trouble(self.identity, self.tries, reasons, told))
         with contextlib.suppress(Exception):
             syslog.syslog(syslog.LOG_ERR, f"ebpf-overlay: the way back fails (try {self.tries}): {' '.join(reasons)}")
+
+
+def _over(attempt: Attempt) -> bool:
+    """What cannot be judged cannot be confirmed either."""
+    try:
+        return overdue(attempt)
+    except Exception:
+        return True
 
 
 def _sentence(error: Exception) -> str:

@@ -76,7 +76,7 @@ ansible_facts:
           liberal: false
           loaded: true
           settings: {net.netfilter.nf_conntrack_tcp_be_liberal: 0}
-        control: {deadline: 0, generation: 0, mode: "on", session: 1}
+        control: {deadline: 0, epoch: 1, generation: 0, mode: "on", second: 250}
         format: 2
         interfaces:
           - addresses: ["198.18.0.11/24"]
@@ -142,7 +142,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import (
     _uplinks,
     _workloads,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
@@ -212,7 +212,7 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         )
     carriers = {one["name"] for one in interfaces if _workloads.matches(one["name"], workload_globs)}
     others = [interface for interface in interfaces if interface["name"] not in carriers]
-    control = read_control(PIN_DIR)
+    control = known_control(PIN_DIR)
     conntrack = read_values()
     version = _kernel.stable_version(platform.release(), platform.version())
     return {

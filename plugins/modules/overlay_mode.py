@@ -104,8 +104,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
     jiffies_per_second,
+    other_layout,
     read_control,
     write_control,
+    write_zeros,
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
@@ -116,6 +118,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Observed,
     SetControl,
     SetUnpinned,
+    SetZeros,
     Wanted,
     plan_mode,
 )
@@ -130,9 +133,13 @@ def _unpinned() -> Any:
 
 
 def observe(pin_dir: str) -> Observed:
+    now, second = time.monotonic_ns(), jiffies_per_second()
+    other = other_layout(pin_dir)
+    if other is not None:
+        return Observed(None, now, second, other_layout=other)
     control = read_control(pin_dir)
     unpinned = _unpinned().controls() if control is None and pin_dir == PIN_DIR else {}
-    return Observed(control, time.monotonic_ns(), jiffies_per_second(), unpinned)
+    return Observed(control, now, second, unpinned, refusal(read_values()))
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
@@ -145,6 +152,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
+            elif isinstance(operation, SetZeros):
+                write_zeros(pin_dir)
             elif isinstance(operation, SetUnpinned):
                 _unpinned().write(operation)
 

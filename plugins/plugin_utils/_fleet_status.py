@@ -12,18 +12,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import REASONS
+from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import EVENTS, PASSED, REASONS
 
 FORMAT = 1
 OWNER = "ebpf.overlay"
 ELSEWHERE = "elsewhere"
 
-_NAMES = [name for name, _ in REASONS]
-# The reasons are in this order: what was redirected, why a packet was not, what became of flows.
-_REDIRECTED = frozenset(_NAMES[: _NAMES.index("not_ip")])
-_PASSED = frozenset(_NAMES[_NAMES.index("not_ip") : _NAMES.index("flow_opened")])
+# The numbers are in this order: what went the short way, why a packet did not, what became of handshakes and flows.
+_REDIRECTED = frozenset(name for number, (name, _) in REASONS.items() if number < PASSED)
+_PASSED = frozenset(name for number, (name, _) in REASONS.items() if PASSED <= number < EVENTS)
 # Packets that are none of a listed service: no fast path is meant for them.
-_NOT_MEANT = frozenset(_NAMES[_NAMES.index("not_ip") : _NAMES.index("not_service") + 1])
+_NOT_MEANT = frozenset(("not_ip", "not_tcp", "malformed", "fragment", "not_service"))
 
 # What a node can be: overlaid, bare (no overlay), drifted, unreachable, failed (its status could not be read).
 TROUBLED = ("unreachable", "failed")

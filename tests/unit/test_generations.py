@@ -143,15 +143,10 @@ def test_conntrack_is_as_before_where_the_overlay_goes_or_an_older_one_comes() -
     """A generation made before there was the module knows nothing of it; its calls must find the node as it was."""
     assert _generations.REMOVAL[-1] == ABSENT
     assert [call["module"] for call in _generations.REMOVAL].index("tc_bpf_attach") == 0
-    known = history(1, 2, confirmed=2)
-    assert _generations.undone_first(known, 0) == ()
-    assert _generations.undone_first(known, 1) == (ABSENT,)
-    for manage in (True, False):
-        newer = replace(generation(2, 1), calls=(*CALLS, {**ABSENT, "arguments": {"manage": manage}}))
-        known = replace(known, generations={**known.generations, 2: newer})
-        assert _generations.undone_first(known, 2) == ()
-    with pytest.raises(OverlayError):
-        _generations.undone_first(known, 7)
+    newer = [*CALLS, {"module": "overlay_conntrack", "arguments": {"manage": True}}]
+    assert ABSENT in _generations.undo(newer)
+    assert ABSENT not in _generations.undo(CALLS)
+    assert ABSENT not in _generations.undo(newer, kept=["bpffs", "overlay_conntrack"])
 
 
 class CrashError(Exception):

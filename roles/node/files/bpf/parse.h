@@ -150,6 +150,8 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 	if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
 		return refuse(packet, REASON_not_service);
 	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (!ip->payload_len && skb->gso_size) /* likewise, without the jumbo option that kernels up to 6.18 put in */
+		packet->length = skb->len - ETH_HLEN;
 	if (packet->length + ETH_HLEN > skb->len)
 		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->hop_limit;

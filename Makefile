@@ -104,6 +104,10 @@ bench: root setup ## latency and program cost, into build/bench.json
 	@mkdir -p build
 	tests/bench/bench
 
+.PHONY: bench-exact
+bench-exact: root setup ## instructions of each path, in virtual machines: BENCH_EXACT="trixie:rr:tcx,kernel,direct"
+	tests/bench/bench-exact $(BENCH_EXACT)
+
 .PHONY: matrix
 matrix: root setup ## the programs on other kernels, in virtual machines
 	tests/vm/matrix

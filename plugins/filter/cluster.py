@@ -76,11 +76,11 @@ def generation_calls(
     plan = json.loads(planned)
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
 
-    def fill(name: str, **more: str) -> dict[str, Any]:
-        arguments = {"map": f"{pins}/{name}", "entries": plan["maps"][name], "purge": True, **more}
+    def fill(name: str) -> dict[str, Any]:
+        arguments = {"map": f"{pins}/{name}", "entries": plan["maps"][name], "purge": True}
         return {"module": "bpf_map_sync", "arguments": arguments}
 
-    programs = ["from_uplink", "from_workload"]
+    programs = ["from_uplink", "from_workload", "to_uplink", "to_workload"]
     attached = {
         "attachments": plan["attachments"],
         "mechanism": mechanism,
@@ -96,7 +96,7 @@ def generation_calls(
         fill("services"),
         fill("peers"),
         {"module": "tc_bpf_attach", "arguments": attached},
-        fill("devices", epochs=f"{pins}/device_epochs"),
+        fill("devices"),
     ]
 
 

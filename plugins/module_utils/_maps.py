@@ -196,13 +196,10 @@ class PinnedMap:
 
     # -- write ----------------------------------------------------------------------------------------------------
 
-    def apply(
-        self, operations: Iterable[Operation], show: Callable[[bytes], str], epochs: PinnedMap | None = None
-    ) -> None:
+    def apply(self, operations: Iterable[Operation], show: Callable[[bytes], str]) -> None:
         """All of it or nothing: when a write fails, what this call wrote before it is undone.
 
         The state to go back to is that of the last :meth:`read`. ``show`` turns a key into text for the error.
-        ``epochs``: where a number grows before an entry here is written (see :meth:`grow`).
         """
         touched: list[bytes] = []
         try:
@@ -211,8 +208,6 @@ class PinnedMap:
                     zeros = (bytes(self._stride),) * len(operation.keys)
                     self._each(operation.keys, zeros if self.indexed else None, touched)
                 else:
-                    if epochs:
-                        epochs.grow(operation.keys)
                     values = operation.values
                     if self.info.per_cpu:  # on CPU 0, and zeros on the others, so that the sum is the value
                         values = tuple(value.ljust(self._stride, b"\0") for value in values)
@@ -224,15 +219,6 @@ class PinnedMap:
             raise OverlayError(
                 "write to a map", f"{self.path}, entry {show(failed.key)}", failed.error, f"{advice} {undone}"
             ) from failed.error
-
-    def grow(self, keys: Iterable[bytes]) -> None:
-        """Add one to the entry of each key, a u32 of an array. It is never taken back: more is always safe."""
-        for key in keys:
-            try:
-                number = int.from_bytes(bpf.map_lookup(self.fd, key, 4) or b"", sys.byteorder)
-                bpf.map_update(self.fd, key, ((number + 1) % 2**32).to_bytes(4, sys.byteorder))
-            except OSError as error:
-                raise _refused("begin an epoch", self.path, error) from error
 
     def _each(self, keys: Sequence[bytes], values: Sequence[bytes] | None, touched: list[bytes]) -> None:
         """Write (without values: delete) in batches where the kernel has them for this map, one by one elsewhere."""
@@ -290,17 +276,6 @@ def _refused(doing: str, path: str, error: OSError) -> OverlayError:
     if error.errno in (errno.EPERM, errno.EACCES):
         advice = "Run with become: CAP_BPF (before kernel 5.8 CAP_SYS_ADMIN) and access to the pin are needed."
     return OverlayError(doing, path, error, advice)
-
-
-def check_epochs(epochs: PinnedMap, of: PinnedMap) -> None:
-    """Raises :class:`OverlayError` unless every key of ``of`` has a u32 in ``epochs``."""
-    if (epochs.info.type, epochs.info.value_size) != (bpf.MAP_TYPE_ARRAY, 4) or not of.indexed:
-        said = "it is no array of u32, or the map that it belongs to has no indexes"
-    elif epochs.info.max_entries < of.info.max_entries:
-        said = f"it has {epochs.info.max_entries} entries, {of.path} has {of.info.max_entries}"
-    else:
-        return
-    raise OverlayError("use a map for epochs", epochs.path, said, "Name an array that was made for it, or none.")
 
 
 @contextlib.contextmanager

@@ -15,12 +15,16 @@ NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Control:
-    """The control entry (``struct control`` in types.h). ``deadline``: ns of CLOCK_MONOTONIC, 0 for none."""
+    """The control entry (``struct control`` in types.h). ``deadline``: ns of CLOCK_MONOTONIC, 0 for none.
+
+    ``epoch``: grows when the overlay is switched on, so that known flows are proven anew. ``second``: in jiffies.
+    """
 
     mode: str = "off"
     deadline: int = 0
-    session: int = 0
+    epoch: int = 0
     generation: int = 0
+    second: int = 0
 
     def effective(self, now: int) -> str:
         """The mode as the datapath acts on it: past its deadline, any mode is off."""
@@ -29,14 +33,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Observed:
-    """``control``: None while no datapath is loaded. ``flows``: known ones. ``now``: ns of CLOCK_MONOTONIC.
+    """``control``: None while no datapath is loaded. ``now``: ns of CLOCK_MONOTONIC. ``second``: jiffies in a second.
 
     ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
     """
 
     control: Control | None
-    flows: int
     now: int
+    second: int = 0
     unpinned: Mapping[int, Control] = field(default_factory=dict)
 
 
@@ -47,7 +51,6 @@ class Wanted:
     mode: str
     lease: float = 0
     generation: int | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,6 @@ class SetUnpinned:
 
     map_id: int
     control: Control
-
-
-@dataclass(frozen=True)
-class AwaitFlows:
-    """Wait until no known flow is left, up to the timeout of the run."""
-
-
-@dataclass(frozen=True)
-class HandOver:
-    """Make conntrack entries of the flows that are left."""
 
 
 def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
@@ -105,29 +98,24 @@ def _plan_confirm(wanted: Wanted, observed: Observed, control: Control, pin: str
 
 def _plan_on(wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
     mode = control.effective(observed.now)
-    after = Control("on", 0, control.session + 1 if mode == "off" else control.session, control.generation)
+    epoch = control.epoch + 1 if mode == "off" else control.epoch
+    after = replace(control, mode="on", deadline=0, epoch=epoch, second=observed.second)
     if not wanted.lease:
         return _plan(observed, _entry(observed, after))
     left = (control.deadline - observed.now) / NANOSECONDS if control.deadline else 0
-    if mode == "on" and control == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
+    if mode == "on" and replace(after, deadline=control.deadline) == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
         return _plan(observed, ())
     return _plan(observed, (SetControl(after, wanted.lease),))
 
 
 def _plan_drain(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
-    # What is off already stays off: draining would bring flows back that the kernel has taken over.
-    if control.effective(observed.now) == "off":
-        return _plan(observed, _entry(observed, replace(control, mode="off", deadline=0)))
-    entry = _entry(observed, replace(control, mode="drain", deadline=0))
-    return _plan(observed, (*entry, AwaitFlows()) if entry else ())
+    # What is off already stays off.
+    mode = "off" if control.effective(observed.now) == "off" else "drain"
+    return _plan(observed, _entry(observed, replace(control, mode=mode, deadline=0)))
 
 
-def _plan_off(wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
-    off = _entry(observed, replace(control, mode="off", deadline=0))
-    if not off or wanted.force or control.effective(observed.now) == "off":
-        return _plan(observed, off)
-    draining = _entry(observed, replace(control, mode="drain", deadline=0))
-    return _plan(observed, (*draining, AwaitFlows(), HandOver(), *off))
+def _plan_off(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
+    return _plan(observed, _entry(observed, replace(control, mode="off", deadline=0)))
 
 
 _PLANS: dict[str, Callable[[Wanted, Observed, Control, str], Plan]] = {
@@ -145,7 +133,6 @@ def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
 
 def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     if wanted.mode in ("off", "drain"):
-        # Without pins there is no telling which flows are known, so nothing can be drained or handed over.
         off = {number: replace(control, mode="off", deadline=0) for number, control in observed.unpinned.items()}
         running = [control for control in observed.unpinned.values() if control.effective(observed.now) != "off"]
         return Plan(
@@ -157,15 +144,15 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
                  "Run site.yml or rollback.yml to put the node in order.",)
                 if observed.unpinned else ()
             ),
-            result=_result(Control(), 0),
+            result=_result(Control()),
         )  # fmt: skip
-    after = Control("on", 0, 1, wanted.generation or 0)
+    after = Control("on", 0, 1, wanted.generation or 0, observed.second)
     return Plan(
         operations=(SetControl(after, wanted.lease),),
         before=_text("off", 0),
         after=_text("on", wanted.lease if wanted.mode == "on" else 0),
         unmet=(f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",),
-        result=_result(after, 0),
+        result=_result(after),
     )
 
 
@@ -179,12 +166,12 @@ def _plan(observed: Observed, operations: tuple[object, ...], unmet: tuple[str, 
         before=_text(before.effective(observed.now), left),
         after=_text(after.effective(observed.now), lease),
         unmet=unmet,
-        result=_result(after, observed.flows),
+        result=_result(after),
     )
 
 
-def _result(control: Control, flows: int) -> dict[str, object]:
-    return {"mode": control.mode, "session": control.session, "generation": control.generation, "flows": flows}
+def _result(control: Control) -> dict[str, object]:
+    return {"mode": control.mode, "epoch": control.epoch, "generation": control.generation}
 
 
 def _text(mode: str, lease: float) -> str:

@@ -94,13 +94,6 @@ options:
     description: Remove all entries that are not listed. With O(state=absent), remove all.
     type: bool
     default: false
-  epochs:
-    description:
-      - The pin of an array of C(u32) that has the same indexes as O(map).
-      - Before an entry of O(map) is written, its number there grows by one. So a program that remembers the number can
-        tell an entry that was written again from the one that it saw, even if both look the same. An interface index,
-        for example, may come back as another interface's.
-    type: path
   state:
     description: Whether the O(entries) shall be in the map or not.
     type: str
@@ -220,7 +213,6 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import (
     PinnedMap,
-    check_epochs,
     codecs,
     opened,
     traits_of,
@@ -244,7 +236,6 @@ def still_to_be_made(maps: list[dict[str, Any]], path: str) -> dict[str, Any] | 
 
 def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
     path, state, purge = os.path.normpath(module.params["map"]), module.params["state"], module.params["purge"]
-    epochs_path = os.path.normpath(module.params["epochs"]) if module.params["epochs"] else None
     blocks = bulk.blocks() if bulk else in_blocks(module.params["entries"])
     coming = still_to_be_made(module.params["maps"], path)
 
@@ -253,9 +244,8 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
 
     def plan(observed: Mapping[bytes, bytes]) -> Plan:
         needed = state == "present" and (listed or purge)
-        missing = [pin for pin, there in ((path, pinned), (epochs_path, epochs)) if pin and not there and needed]
-        unmet = [not_pinned(pin) for pin in missing]
-        if coming and not missing:
+        unmet = [not_pinned(path)] if needed and not pinned else []
+        if coming and not unmet:
             unmet = [f"The map for {path} is still to be made."]
         traits = found.traits if found else UNKNOWN
         return plan_map(
@@ -272,15 +262,12 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
 
     def apply(operations: tuple[Any, ...]) -> None:
         if isinstance(found, PinnedMap):
-            found.apply(operations, key_codec.show, epochs)
+            found.apply(operations, key_codec.show)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_run())
         pinned = stack.enter_context(opened(path))
         found = None if coming and coming["fresh"] else pinned
-        epochs = stack.enter_context(opened(epochs_path)) if epochs_path else None
-        if found and epochs:
-            check_epochs(epochs, found)
         schemas = module.params["key"], module.params["value"]
         # To remove an entry nobody needs to know what its value means.
         key_codec, value_codec = codecs(path, found, *schemas, (None, "bytes" if state == "absent" else None))
@@ -314,7 +301,6 @@ def main() -> None:
                 },
             },
             "purge": {"type": "bool", "default": False},
-            "epochs": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

@@ -10,7 +10,7 @@ module: overlay_flows_info
 version_added: "1.0.0"
 short_description: Tell which workloads talk to whom through the overlay of a node
 description:
-  - Counts the flows that the datapath redirects at this moment, by workload and remote address.
+  - Counts the connections that the datapath has admitted and not seen end, by workload and remote address.
 options:
   limit:
     description: Return at most this many pairs, those with the most flows.
@@ -63,15 +63,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_flows, read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_flows
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
 
 
 def read(limit: int) -> dict[str, Any]:
     """Raises :class:`OverlayError`."""
-    control = read_control(PIN_DIR)
-    flows = known_flows(PIN_DIR, control.session) if control else []
+    flows = known_flows(PIN_DIR)
     pairs = Counter((flow["workload"], flow["remote"]) for flow in flows)
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     shown = ranked[: max(limit, 0)]

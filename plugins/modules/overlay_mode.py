@@ -11,17 +11,17 @@ version_added: "1.0.0"
 short_description: Set the mode of the overlay's datapath
 description:
   - Sets the mode of the datapath that is loaded on a node, by one write of one map entry.
-  - Before it switches off, it lets known flows finish, and hands those that remain over to the kernel's connection
-    tracking, so that they live on in the kernel's path.
+  - No mode cuts a connection, and nothing has to be prepared. The kernel knows every connection, so any packet may take
+    its path at any moment.
   - A node without datapath is off already. One whose pins are gone while its filters still run is switched off through
-    them, without handing over.
+    them.
 options:
   mode:
     description:
-      - V(on) redirects new and known flows.
+      - V(on) admits new connections and speeds up known ones.
       - V(confirm) removes the deadline of a mode that was set with O(lease). It fails when the lease is over.
-      - V(drain) redirects known flows only and waits up to O(drain_timeout) for them to finish.
-      - V(off) drains as V(drain) does, hands over what remains, and redirects nothing any more.
+      - V(drain) speeds up known connections only.
+      - V(off) leaves every packet to the kernel.
     type: str
     choices: ["on", confirm, drain, "off"]
     required: true
@@ -31,14 +31,8 @@ options:
       - V(0) sets no deadline.
     type: float
     default: 0
-  drain_timeout:
-    description: How long to wait for known flows to finish, in seconds.
-    type: float
-    default: 10
   force:
-    description:
-      - Switch off at once, even while another run holds the lock of the node.
-      - Known flows are cut loose; how many is returned as RV(cut_loose).
+    description: Switch off even while another run holds the lock of the node.
     type: bool
     default: false
   generation:
@@ -54,8 +48,6 @@ options:
     description: How long to wait for another run on this node to finish, in seconds. O(force) does not wait.
     type: int
     default: 30
-requirements:
-  - pyroute2, where flows are handed over
 extends_documentation_fragment:
   - ebpf.overlay.attributes
 attributes:
@@ -79,10 +71,9 @@ EXAMPLES = r"""
   ebpf.overlay.overlay_mode:
     mode: confirm
 
-- name: Switch off without cutting a connection
+- name: Switch off
   ebpf.overlay.overlay_mode:
     mode: "off"
-    drain_timeout: 30
 """
 
 RETURN = r"""
@@ -91,8 +82,8 @@ mode:
   returned: success
   type: str
   sample: "on"
-session:
-  description: Number of the session; flows of earlier sessions are forgotten.
+epoch:
+  description: Grows each time the overlay is switched on; known connections are proven anew then.
   returned: success
   type: int
   sample: 3
@@ -101,26 +92,6 @@ generation:
   returned: success
   type: int
   sample: 2
-flows:
-  description: Known flows before the run.
-  returned: success
-  type: int
-  sample: 17
-finished:
-  description: Known flows that finished while draining.
-  returned: success
-  type: int
-  sample: 15
-handed_over:
-  description: Flows that conntrack took over.
-  returned: success
-  type: int
-  sample: 2
-cut_loose:
-  description: Known flows that lost the overlay without being handed over.
-  returned: success
-  type: int
-  sample: 0
 """
 
 import contextlib
@@ -129,34 +100,22 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _conntrack
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
-    known_flows,
+    jiffies_per_second,
     read_control,
     write_control,
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import (
-    converge,
-    importable,
-    respawn_where_importable,
-    run,
-)
+from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
-    AwaitFlows,
-    HandOver,
     Observed,
     SetControl,
     SetUnpinned,
     Wanted,
     plan_mode,
 )
-
-POLL = 0.1  # seconds
-# The last acknowledgement of a connection that was just closed is still on its way.
-LINGER = 0.25
 
 
 def _unpinned() -> Any:
@@ -168,70 +127,28 @@ def _unpinned() -> Any:
 
 def observe(pin_dir: str) -> Observed:
     control = read_control(pin_dir)
-    now = time.monotonic_ns()
-    if control is None:
-        return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {})
-    live = known_flows(pin_dir, control.session) if control.effective(now) != "off" else []
-    return Observed(control, len(live), now)
-
-
-def await_flows(pin_dir: str, session: int, timeout: float) -> int:
-    """Returns how many flows are left."""
-    deadline = time.monotonic() + timeout
-    left = len(known_flows(pin_dir, session))
-    while left and time.monotonic() < deadline:
-        time.sleep(POLL)
-        left = len(known_flows(pin_dir, session))
-    time.sleep(min(LINGER, timeout))
-    return left
-
-
-def hand_over(pin_dir: str, session: int) -> int:
-    flows = [flow for flow in known_flows(pin_dir, session) if flow["state"] == "established"]
-    if not flows or not _conntrack.tracks():
-        return 0
-    if not importable("pyroute2"):
-        raise OverlayError(
-            "hand flows over to conntrack", f"{len(flows)} flow(s)", "pyroute2 is not installed",
-            "Install python3-pyroute2, or use force to cut them loose. The mode is drain now: known flows go on.",
-        )  # fmt: skip
-    return _conntrack.hand_over(flows)
+    unpinned = _unpinned().controls() if control is None and pin_dir == PIN_DIR else {}
+    return Observed(control, time.monotonic_ns(), jiffies_per_second(), unpinned)
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
-    pin_dir, timeout = module.params["pin_dir"], module.params["drain_timeout"]
-    wanted = Wanted(*(module.params[name] for name in ("mode", "lease", "generation", "force")))
-    if wanted.lease < 0 or timeout < 0:
-        raise OverlayError("set the mode", pin_dir, "lease and drain_timeout are seconds", "Give 0 or more.")
-    seen = Observed(None, 0, 0)
-    told = {"finished": 0, "handed_over": 0, "cut_loose": 0}
-
-    def observe_first() -> Observed:
-        nonlocal seen
-        observed = observe(pin_dir)
-        seen = observed if seen.control is None else seen
-        return observed
+    pin_dir = module.params["pin_dir"]
+    wanted = Wanted(*(module.params[name] for name in ("mode", "lease", "generation")))
+    if wanted.lease < 0:
+        raise OverlayError("set the mode", pin_dir, f"a lease of {wanted.lease} s is none", "Give seconds, 0 or more.")
 
     def apply(operations: tuple[Any, ...]) -> None:
-        left = seen.flows
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
             elif isinstance(operation, SetUnpinned):
                 _unpinned().write(operation)
-            elif isinstance(operation, AwaitFlows) and seen.control:
-                left = await_flows(pin_dir, seen.control.session, timeout)
-                told["finished"] = max(seen.flows - left, 0)
-            elif isinstance(operation, HandOver) and seen.control:
-                told["handed_over"] = hand_over(pin_dir, seen.control.session)
-        if wanted.mode == "off":
-            told["cut_loose"] = max(left - told["handed_over"], 0)
 
     # Whoever forces it off does not wait for a run that hangs: it is one write, which nothing can tear.
-    lock = contextlib.nullcontext() if wanted.mode == "off" and wanted.force else one_run(module.params["lock_timeout"])
-    with lock:
-        planned = converge(module, observe_first, lambda observed: plan_mode(wanted, observed, pin_dir), apply)
-    return {**planned.result, **told, "changed": bool(planned.operations), "diff": planned.diff}
+    forced = wanted.mode == "off" and module.params["force"]
+    with contextlib.nullcontext() if forced else one_run(module.params["lock_timeout"]):
+        planned = converge(module, lambda: observe(pin_dir), lambda seen: plan_mode(wanted, seen, pin_dir), apply)
+    return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
 
 
 def main() -> None:
@@ -239,7 +156,6 @@ def main() -> None:
         argument_spec={
             "mode": {"type": "str", "choices": ["on", "confirm", "drain", "off"], "required": True},
             "lease": {"type": "float", "default": 0},
-            "drain_timeout": {"type": "float", "default": 10},
             "force": {"type": "bool", "default": False},
             "generation": {"type": "int"},
             "pin_dir": {"type": "path", "default": "/sys/fs/bpf/ebpf-overlay"},
@@ -247,8 +163,6 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if module.params["mode"] == "off":  # before the lock is taken, which a respawned module could not get
-        respawn_where_importable("pyroute2")
     run(module, lambda: ensure(module))
 
 

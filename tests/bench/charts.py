@@ -13,7 +13,7 @@ WIDTH, LABEL, VALUE, BAR, GAP, TOP = 760, 270, 90, 22, 8, 48
 GREY, BLUE, LIGHT, ORANGE = "#9aa0a6", "#1f6feb", "#8ab4f8", "#d97706"
 
 
-def _bars(title: str, unit: str, rows: list[tuple[str, float, str]], mark: tuple[float, str] | None = None) -> str:
+def bars(title: str, unit: str, rows: list[tuple[str, float, str]], mark: tuple[float, str] | None = None) -> str:
     """Horizontal bars from zero; ``mark``: a dashed line with its label."""
     height = TOP + len(rows) * (BAR + GAP) + 30
     room = WIDTH - LABEL - VALUE
@@ -61,14 +61,14 @@ def draw(result: dict[str, Any], folder: Path) -> None:
     latency = [(title, figures[f"rr.p50_us.{name}"], colours.get(name, GREY)) for name, title in titles.items()]
     floor = figures["rr.p50_us.direct"], "floor"
     (folder / "bench-latency.svg").write_text(
-        _bars("One byte there and back, p50", "µs", latency, floor), encoding="utf-8"
+        bars("One byte there and back, p50", "µs", latency, floor), encoding="utf-8"
     )
     removed = [
         (titles[name], figures[f"rr.overhead_removed.{name}"] * 100, colours[name])
         for name in ("original", "neigh", "peer", "peer_tcx", "blind", "blind_tcx")
     ]
     (folder / "bench-overhead.svg").write_text(
-        _bars("Share of the kernel path's overhead that is removed", "%", removed, (75, "75 %")), encoding="utf-8"
+        bars("Share of the kernel path's overhead that is removed", "%", removed, (75, "75 %")), encoding="utf-8"
     )
     cost = [
         (title, figures[f"prog.{name}_ns"], colour)
@@ -84,7 +84,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
         )
     ]
     (folder / "bench-program.svg").write_text(
-        _bars("Cost of one run above an empty program", "ns", cost), encoding="utf-8"
+        bars("Cost of one run above an empty program", "ns", cost), encoding="utf-8"
     )
 
 

@@ -2,7 +2,10 @@
 /*
  * One-byte request/response over TCP between two network namespaces, both ends on one processor.
  *
- *   rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS
+ *   rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS [KIND]
+ *
+ * KIND `rr`: a trip is one byte there and back. `connect`: a connection, one byte in it, its end. `bulk`: a megabyte
+ * there and one back.
  *
  * Both ends share a processor, so that waking up another one (which in a virtual machine costs more than the whole
  * path under test, and varies) is no part of the figure. Prints the client's port, then for each slice of TRIPS round
@@ -25,6 +28,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { MEGABYTE = 1000000 };
 
 static void fail(const char *what)
 {
@@ -57,17 +62,84 @@ static int stream_socket(void)
 	return fd;
 }
 
-static void serve(int listener)
+/* The client's, for the trips. */
+static struct sockaddr_in address = {.sin_family = AF_INET};
+static int connection;
+
+static int dial(void)
+{
+	int fd = stream_socket();
+
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		fail("connect");
+	return fd;
+}
+
+static int answer(int listener)
 {
 	int one = 1, fd = accept(listener, NULL, NULL);
-	char byte;
 
 	if (fd < 0)
 		fail("accept");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return fd;
+}
+
+static int receive_megabyte(int fd)
+{
+	static char buffer[65536];
+	ssize_t got;
+
+	for (int left = MEGABYTE; left; left -= got) {
+		got = recv(fd, buffer, left < (int)sizeof(buffer) ? left : (int)sizeof(buffer), 0);
+		if (got <= 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int send_megabyte(int fd)
+{
+	static char buffer[65536];
+	ssize_t put;
+
+	for (int left = MEGABYTE; left; left -= put) {
+		put = send(fd, buffer, left < (int)sizeof(buffer) ? left : (int)sizeof(buffer), MSG_NOSIGNAL);
+		if (put <= 0)
+			return -1;
+	}
+	return 0;
+}
+
+static void serve_bytes(int listener)
+{
+	int fd = answer(listener);
+	char byte;
+
 	while (recv(fd, &byte, 1, 0) == 1)
 		if (send(fd, &byte, 1, MSG_NOSIGNAL) != 1)
 			break;
+	close(fd);
+}
+
+static void serve_connections(int listener)
+{
+	char byte;
+
+	for (;;) {
+		int fd = answer(listener);
+
+		(void)!recv(fd, &byte, 1, 0);
+		close(fd);
+	}
+}
+
+static void serve_megabytes(int listener)
+{
+	int fd = answer(listener);
+
+	while (!receive_megabyte(fd) && !send_megabyte(fd))
+		;
 	close(fd);
 }
 
@@ -97,29 +169,70 @@ static unsigned pace(void)
 	return (now() - start) * 100 / CALLS;
 }
 
-static void round_trip(int fd)
+static void trip_of_a_byte(void)
 {
+	char byte = 'x';
+
+	if (send(connection, &byte, 1, MSG_NOSIGNAL) != 1)
+		fail("send");
+	if (recv(connection, &byte, 1, 0) != 1)
+		fail("receive");
+}
+
+/* The server closes when it has the byte. */
+static void trip_of_a_connection(void)
+{
+	int fd = dial();
 	char byte = 'x';
 
 	if (send(fd, &byte, 1, MSG_NOSIGNAL) != 1)
 		fail("send");
-	if (recv(fd, &byte, 1, 0) != 1)
+	if (recv(fd, &byte, 1, 0))
+		fail("receive the end");
+	close(fd);
+}
+
+static void trip_of_a_megabyte(void)
+{
+	if (send_megabyte(connection))
+		fail("send");
+	if (receive_megabyte(connection))
 		fail("receive");
+}
+
+static const struct kind {
+	const char *name;
+	void (*serve)(int listener);
+	void (*trip)(void);
+} kinds[] = {
+	{"rr", serve_bytes, trip_of_a_byte},
+	{"connect", serve_connections, trip_of_a_connection},
+	{"bulk", serve_megabytes, trip_of_a_megabyte},
+};
+
+static const struct kind *kind_of(const char *name)
+{
+	for (unsigned i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (!strcmp(kinds[i].name, name))
+			return &kinds[i];
+	return NULL;
 }
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET}, own;
+	const struct kind *kind = argc == 10 ? kind_of(argv[9]) : &kinds[0];
+	struct sockaddr_in own;
 	socklen_t length = sizeof(own);
-	int listener, fd, warmup, slices, trips, status;
+	int listener, warmup, slices, trips, status;
 	unsigned long long start, end;
 	unsigned before, after;
 	unsigned *took;
 	cpu_set_t cpus;
 	pid_t server;
 
-	if (argc != 9 || inet_pton(AF_INET, argv[3], &address.sin_addr) != 1) {
-		fprintf(stderr, "usage: rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS\n");
+	if (argc < 9 || argc > 10 || !kind || inet_pton(AF_INET, argv[3], &address.sin_addr) != 1) {
+		fprintf(stderr,
+			"usage: rr CLIENT_NETNS SERVER_NETNS ADDRESS PORT CPU WARMUP SLICES TRIPS [rr|connect|bulk]\n");
 		return 2;
 	}
 	address.sin_port = htons(atoi(argv[4]));
@@ -134,32 +247,32 @@ int main(int argc, char **argv)
 
 	enter(argv[2]);
 	listener = stream_socket();
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 1))
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 8))
 		fail("listen");
 	server = fork();
 	if (server < 0)
 		fail("fork");
 	if (!server) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		serve(listener);
+		kind->serve(listener);
 		_exit(0);
 	}
 	close(listener);
 
 	enter(argv[1]);
-	fd = stream_socket();
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
-		fail("connect");
-	if (getsockname(fd, (struct sockaddr *)&own, &length))
+	connection = dial();
+	if (getsockname(connection, (struct sockaddr *)&own, &length))
 		fail("getsockname");
+	if (kind->trip == trip_of_a_connection)
+		close(connection);
 	for (int i = 0; i < warmup; i++)
-		round_trip(fd);
+		kind->trip();
 	printf("%u\n", ntohs(own.sin_port));
 	before = pace();
 	for (int slice = 0; slice < slices; slice++) {
 		start = now();
 		for (int i = 0; i < trips; i++) {
-			round_trip(fd);
+			kind->trip();
 			end = now();
 			took[i] = end - start;
 			start = end;
@@ -173,7 +286,9 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	/* The caller looks at the flow while the connection is open, and closes standard input when it is done. */
 	(void)!read(0, took, 1);
-	close(fd);
+	if (kind->trip != trip_of_a_connection)
+		close(connection);
+	kill(server, SIGTERM);
 	waitpid(server, &status, 0);
 	return 0;
 }

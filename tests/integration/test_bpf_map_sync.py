@@ -68,43 +68,6 @@ def test_a_per_cpu_value_is_the_sum_over_all_cpus(kernel: Kernel, type_: str) ->
     assert kernel.raw(held.name)[key] == struct.pack(f"={CPUS}Q", 5, *[0] * (CPUS - 1))
 
 
-def test_the_epoch_of_an_entry_begins_before_it_is_written(kernel: Kernel) -> None:
-    """Also of one that the kernel removed, as it does with a devmap's when an interface goes; and of no other."""
-    held = Held(kernel, bpf.MAP_TYPE_DEVMAP, None, 4, None, 4)
-    epochs = Held(kernel, bpf.MAP_TYPE_ARRAY, None, 4, "u32", 4)
-    wanted = entries_for("devmap", (3, 5))
-    assert held.sync(wanted, check=True, epochs=epochs.pin).changes == 0
-    assert epochs.holds() == {}
-    held.sync(wanted, epochs=epochs.pin)
-    assert epochs.holds() == {3: 1, 5: 1}
-    assert held.sync(wanted, epochs=epochs.pin).changes == 0
-    assert epochs.holds() == {3: 1, 5: 1}
-    held.sync(wanted[:1], state="absent", epochs=epochs.pin)
-    assert epochs.holds() == {3: 1, 5: 1}
-    again = held.sync(wanted, epochs=epochs.pin)
-    assert again.counts == (1, 0, 0, 2)
-    assert epochs.holds() == {3: 2, 5: 1}
-    # The last number is followed by 0, which is another one too.
-    epochs.sync([{"key": 3, "value": 2**32 - 1}])
-    held.sync(wanted[:1], state="absent")
-    held.sync(wanted, epochs=epochs.pin)
-    assert epochs.holds() == {5: 1}
-
-
-def test_epochs_that_do_not_fit_are_refused(kernel: Kernel) -> None:
-    held = Held(kernel, bpf.MAP_TYPE_DEVMAP, None, 4, None, 4)
-    wanted = entries_for("devmap", (3,))
-    for pin, reason in (
-        (Held(kernel, bpf.MAP_TYPE_ARRAY, None, 4, "u32", 4, room=8).pin, "it has 8 entries"),
-        (Held(kernel).pin, "it is no array of u32"),
-        (f"{PINS}/nothing", "No map is pinned at"),
-    ):
-        refused = held.sync(wanted, epochs=pin)
-        assert refused.result["failed"]
-        assert reason in refused.result["msg"]
-        assert held.holds() == {}
-
-
 def test_an_array_of_65536_slots(kernel: Kernel) -> None:
     held = Held(kernel, bpf.MAP_TYPE_ARRAY, None, 4, "u32", 4, 65536)
     entries = [{"key": port, "value": 1} for port in (80, 8080, 65535)]

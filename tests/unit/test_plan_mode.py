@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     NANOSECONDS,
-    AwaitFlows,
     Control,
-    HandOver,
     Observed,
     SetControl,
     SetUnpinned,
@@ -24,12 +22,13 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
 
 NOW = 1_000 * NANOSECONDS
 PIN = "/sys/fs/bpf/ebpf-overlay"
+HZ = 250
 
 controls = st.builds(
     Control,
     mode=st.sampled_from(["off", "drain", "on"]),
     deadline=st.sampled_from([0, NOW - NANOSECONDS, NOW, NOW + NANOSECONDS, NOW + 60 * NANOSECONDS]),
-    session=st.integers(0, 5),
+    epoch=st.integers(0, 5),
     generation=st.integers(0, 5),
 )
 wishes = st.builds(
@@ -37,7 +36,6 @@ wishes = st.builds(
     mode=st.sampled_from(["on", "confirm", "drain", "off"]),
     lease=st.sampled_from([0, 0.5, 2, 60]),
     generation=st.sampled_from([None, 0, 3]),
-    force=st.booleans(),
 )
 
 
@@ -53,76 +51,80 @@ def applied(control: Control, operations: tuple[object, ...]) -> Control:
 @given(controls, wishes)
 def test_planning_again_gives_nothing(control: Control, wanted: Wanted) -> None:
     try:
-        plan = plan_mode(wanted, Observed(control, 3, NOW), PIN)
+        plan = plan_mode(wanted, Observed(control, NOW, HZ), PIN)
     except OverlayError:
         return
     if not plan.unmet:
-        assert not plan_mode(wanted, Observed(applied(control, plan.operations), 0, NOW), PIN).operations
+        assert not plan_mode(wanted, Observed(applied(control, plan.operations), NOW, HZ), PIN).operations
 
 
 @given(controls, wishes)
-def test_flows_of_an_earlier_session_never_come_back(control: Control, wanted: Wanted) -> None:
+def test_switching_on_begins_an_epoch(control: Control, wanted: Wanted) -> None:
     try:
-        plan = plan_mode(wanted, Observed(control, 3, NOW), PIN)
+        plan = plan_mode(wanted, Observed(control, NOW, HZ), PIN)
     except OverlayError:
         return
     after = applied(control, plan.operations)
     if not plan.unmet and control.effective(NOW) == "off" and after.effective(NOW) != "off":
-        assert after.session > control.session
+        assert after.epoch > control.epoch
     elif not plan.unmet:
-        assert after.session == control.session
+        assert after.epoch == control.epoch
 
 
-@given(controls, st.booleans())
-def test_off_hands_over_before_it_switches_off(control: Control, force: bool) -> None:
-    operations = plan_mode(Wanted("off", force=force), Observed(control, 3, NOW), PIN).operations
-    assert applied(control, operations).mode == "off"
-    if control.effective(NOW) == "off" or force:
-        assert len(operations) <= 1
-    else:
-        assert operations[-3:-1] == (AwaitFlows(), HandOver())
-        before_wait = applied(control, operations[:-3])
-        assert (before_wait.mode, before_wait.deadline) == ("drain", 0)
+@given(controls, st.sampled_from(["off", "drain", "on"]))
+def test_each_mode_is_one_write(control: Control, mode: str) -> None:
+    operations = plan_mode(Wanted(mode), Observed(control, NOW, HZ), PIN).operations
+    assert len(operations) <= 1
+    expected = "off" if mode == "drain" and control.effective(NOW) == "off" else mode
+    assert applied(control, operations).effective(NOW) == expected
+    if mode == "on":
+        assert applied(control, operations).second == HZ
+
+
+@given(controls)
+def test_what_is_off_stays_as_it_is(control: Control) -> None:
+    off = replace(control, mode="off", deadline=0)
+    assert not plan_mode(Wanted("off"), Observed(off, NOW, HZ), PIN).operations
 
 
 def test_a_confirmation_in_time_removes_the_deadline_and_nothing_else() -> None:
     control = Control("on", NOW + 1, 4, 2)
-    (operation,) = plan_mode(Wanted("confirm"), Observed(control, 0, NOW), PIN).operations
+    (operation,) = plan_mode(Wanted("confirm"), Observed(control, NOW, HZ), PIN).operations
     assert operation == SetControl(Control("on", 0, 4, 2))
 
 
 def test_a_confirmation_that_comes_too_late_is_an_error_that_says_so() -> None:
     with pytest.raises(OverlayError, match=r"its lease ended 1\.5 s ago"):
-        plan_mode(Wanted("confirm"), Observed(Control("on", NOW - 3 * NANOSECONDS // 2, 1, 0), 0, NOW), PIN)
+        plan_mode(Wanted("confirm"), Observed(Control("on", NOW - 3 * NANOSECONDS // 2, 1, 0), NOW, HZ), PIN)
 
 
 @pytest.mark.parametrize("mode", ["off", "drain"])
 def test_there_is_nothing_to_confirm_unless_on(mode: str) -> None:
-    assert plan_mode(Wanted("confirm"), Observed(Control(mode), 0, NOW), PIN).unmet
+    assert plan_mode(Wanted("confirm"), Observed(Control(mode), NOW, HZ), PIN).unmet
 
 
 @pytest.mark.parametrize("generation", [1, 3])
 def test_the_mode_of_another_generation_is_not_confirmed(generation: int) -> None:
-    seen = Observed(Control("on", NOW + 1, 4, 2), 0, NOW)
+    seen = Observed(Control("on", NOW + 1, 4, 2), NOW, HZ)
     assert plan_mode(Wanted("confirm", generation=generation), seen, PIN).unmet
     assert not plan_mode(Wanted("confirm", generation=2), seen, PIN).unmet
 
 
 def test_draining_does_not_bring_back_what_is_off() -> None:
     expired = Control("on", NOW - 1, 1, 0)
-    assert applied(expired, plan_mode(Wanted("drain"), Observed(expired, 0, NOW), PIN).operations).mode == "off"
+    assert applied(expired, plan_mode(Wanted("drain"), Observed(expired, NOW, HZ), PIN).operations).mode == "off"
 
 
 @pytest.mark.parametrize("mode", ["on", "confirm"])
 def test_without_a_datapath_on_is_predicted_and_refused(mode: str) -> None:
-    plan = plan_mode(Wanted(mode), Observed(None, 0, NOW), PIN)
+    plan = plan_mode(Wanted(mode), Observed(None, NOW, HZ), PIN)
     assert plan.operations
     assert "bpf_object" in plan.unmet[0]
 
 
 @pytest.mark.parametrize("mode", ["off", "drain"])
 def test_without_a_datapath_it_is_off_already(mode: str) -> None:
-    plan = plan_mode(Wanted(mode), Observed(None, 0, NOW), PIN)
+    plan = plan_mode(Wanted(mode), Observed(None, NOW, HZ), PIN)
     assert not plan.operations
     assert not plan.unmet
     assert plan.result["mode"] == "off"
@@ -130,7 +132,7 @@ def test_without_a_datapath_it_is_off_already(mode: str) -> None:
 
 def test_a_datapath_that_lost_its_pins_is_switched_off_through_its_filters() -> None:
     running = {7: Control("on", 0, 4, 2), 9: Control("off", 0, 1, 1)}
-    plan = plan_mode(Wanted("off"), Observed(None, 0, NOW, running), PIN)
+    plan = plan_mode(Wanted("off"), Observed(None, NOW, HZ, running), PIN)
     assert plan.operations == (SetUnpinned(7, Control("off", 0, 4, 2)),)
     assert (plan.before, plan.after) == ("mode on\n", "mode off\n")
     assert "pins" in plan.warnings[0]

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,11 +34,15 @@ _TOLD = re.compile(r"^@matrix (\w+)(?: (ok|failed) ([\d.]+))?$")
 # Not soft lockups and stalls of RCU: those only tell that the machine around it was busy.
 _KERNEL_TROUBLE = re.compile(r"WARNING: CPU|BUG: (?!soft lockup)|Oops|Kernel panic")
 
+# The second one counts instructions: the guest's clock goes on by a nanosecond with each, whatever this machine does.
+TWO_PROCESSORS = ("-accel", "tcg,thread=multi", "-smp", "2")
+INSTRUCTION_CLOCK = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off")
+
 _START = """#!/bin/sh
 ln -s /proc/self/fd /dev/fd
 ln -s fd/0 /dev/stdin
 cd /run/matrix
-PYTHONPATH=/run/matrix:/run/matrix/runtime.zip python3 -B -m vm.guest
+PYTHONPATH={path}:/run/matrix/runtime.zip python3 -B -m {module}
 echo o > /proc/sysrq-trigger
 sleep 60
 """
@@ -58,10 +62,15 @@ class Outcome:
         return self.finished and not self.trouble and bool(self.checks) and all(self.checks.values())
 
 
+def start(module: str, path: str = "/run/matrix") -> bytes:
+    """The guest's first program: runs a Python module of the payload and switches the machine off."""
+    return _START.format(module=module, path=path).encode()
+
+
 def payload(system: System) -> bytes:
     """What goes into the machine: the checks, the collection's modules with all that they import, and the source."""
     files = {
-        "matrix/start": _START.encode(),
+        "matrix/start": start("vm.guest"),
         "matrix/runtime.zip": _runtime.pack(MODULES),
         "matrix/bundle": _source.pack(_source.read_bundle(str(SOURCE))).encode(),
         "matrix/expected.json": json.dumps(system.capabilities).encode(),
@@ -78,14 +87,25 @@ def run(system: System, log: Path, follow: Callable[[str, str], None]) -> Outcom
     Raises LabError when QEMU cannot start.
     """
     outcome, began = Outcome(), time.monotonic()
+    for line in console(system, payload(system), log, TWO_PROCESSORS):
+        _read(line, outcome, follow)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def console(system: System, packed: bytes, log: Path, processors: Sequence[str]) -> Iterator[str]:
+    """Boot the system with ``packed`` (an archive) beside its initrd; the lines of its console until it ends.
+
+    ``processors``: QEMU's options. Raises LabError when QEMU cannot start.
+    """
     with tempfile.TemporaryDirectory(prefix="ovl-matrix-") as folder:
         initrd = Path(folder) / "initrd"
-        initrd.write_bytes((system_path(system) / "initrd").read_bytes() + payload(system))
+        initrd.write_bytes((system_path(system) / "initrd").read_bytes() + packed)
         with (
             open(log, "w", encoding="utf-8") as record,
             subprocess.Popen(
-                _command(system, initrd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", env={"TMPDIR": folder, "PATH": "/usr/bin:/bin"},
+                _command(system, initrd, processors), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, errors="replace", env={"TMPDIR": folder, "PATH": "/usr/bin:/bin"},
             ) as emulator,
         ):  # fmt: skip
             assert emulator.stdout is not None
@@ -95,14 +115,12 @@ def run(system: System, log: Path, follow: Callable[[str, str], None]) -> Outcom
                 for line in emulator.stdout:
                     record.write(line)
                     record.flush()
-                    _read(line.strip(), outcome, follow)
+                    yield line.strip()
             finally:
                 watchdog.cancel()
                 emulator.kill()
-    outcome.seconds = time.monotonic() - began
     if emulator.returncode > 0:
         raise LabError(f"QEMU ended with {emulator.returncode}; the last lines of {log}:\n{tail(log)}")
-    return outcome
 
 
 def _read(line: str, outcome: Outcome, follow: Callable[[str, str], None]) -> None:
@@ -117,7 +135,7 @@ def _read(line: str, outcome: Outcome, follow: Callable[[str, str], None]) -> No
         follow("kernel", line)
 
 
-def _command(system: System, initrd: Path) -> list[str]:
+def _command(system: System, initrd: Path, processors: Sequence[str]) -> list[str]:
     """QEMU with the libraries that were unpacked beside it, whatever this machine has."""
     root, files = qemu_path() / "root", system_path(system)
     libraries = ":".join(str(root / path) for path in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
@@ -132,7 +150,7 @@ def _command(system: System, initrd: Path) -> list[str]:
     command += [str(root / "usr/bin/qemu-system-x86_64")]
     for folder in ("usr/share/qemu", "usr/share/seabios"):
         command += ["-L", str(root / folder)]
-    command += ["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2", "-nic", "none"]
+    command += [*processors, "-cpu", "max", "-m", "1024", "-nic", "none"]
     command += ["-nographic", "-no-reboot", "-kernel", str(files / "vmlinuz"), "-initrd", str(initrd)]
     command += ["-append", _CONSOLE]
     return [*command, "-drive", f"file={files / 'disk.img'},format=raw,if=virtio,cache=unsafe,snapshot=on"]

@@ -12,8 +12,6 @@ static __always_inline void ask(struct __sk_buff *skb, struct packet *packet, st
 		suspend(packet, flow, 2);
 		count(packet->direction, REASON_suspended, 0);
 	}
-	if (packet->proven == NO || packet->again == YES) /* the largest packet must be seen again, too: it may have become smaller */
-		way->largest = 0;
 	expect(skb, packet, way, now);
 	refuse(packet, REASON_heartbeat);
 }

@@ -432,6 +432,30 @@ def test_rule_2_a_flow_that_ends_leaves_the_trial_to_another(node: Node, ends: E
     expect_fast(second.data(second.opener))
 
 
+def test_rule_8_both_families_meet_in_one_table(node: Node) -> None:
+    flows = [Connection(node, ends).establish() for ends in EVERY[::2]]
+    found = {key["workload"]: value["opened_by"] for key, value in node.overlay.entries("flows")}
+    assert found == {one.ends.workload: one.opener for one in flows}
+    for one in flows:
+        expect_fast(one.send(one.opener))
+
+
+@every
+def test_rule_5_the_largest_packet_is_known_for_a_second_only(node: Node, ends: Ends) -> None:
+    """The path became narrower. Heartbeats for another reason (DSCP) prove nothing of large packets."""
+    one = Connection(node, ends).warm()
+
+    def narrow(packet: bytes) -> bytes | None:
+        return forwarded(packet) if len(packet) <= 1300 else None
+
+    node.kernel[one.opener] = replace(node.kernel[one.opener], change=narrow)
+    for tos in (0x28, 0, 0x28, 0):
+        let_pass(node.overlay, 0.6)
+        one.send(one.opener, ACK | PSH, b"x", tos=tos)
+    for _ in range(3):
+        assert not one.data(one.opener, bytes(1400)).fast
+
+
 # -- modes -----------------------------------------------------------------------------------------------------------
 
 

@@ -229,3 +229,11 @@ def test_more_interfaces_than_places_are_refused() -> None:
     assert len(_topology.place_devices([8, 8 + 8192, 8 + 2 * 8192, 8 + 3 * 8192])) == 4
     with pytest.raises(OverlayError, match=r"ifindex 32776.*4 others"):
         _topology.place_devices([8 + number * 8192 for number in range(5)])
+
+
+def test_the_picture_hands_on_a_few_workloads_of_each_node() -> None:
+    facts = cluster(2)
+    facts["n1"]["workloads"] = [workload(f"10.244.1.{last}", "cali1", 2) for last in range(10, 15)]
+    nodes = picture_of(facts)["nodes"]
+    assert nodes["n1"]["workloads"] == ["10.244.1.10", "10.244.1.11", "10.244.1.12"]
+    assert nodes["n2"]["workloads"] == [one["address"] for one in facts["n2"]["workloads"]]

@@ -23,9 +23,14 @@ from bench import objects, topology
 from lab import namespace
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _layout
+from ansible_collections.ebpf.overlay.plugins.module_utils import _keepalives, _layout
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._flow_memory import read_counters, read_flows
+from ansible_collections.ebpf.overlay.plugins.module_utils._flow_memory import (
+    bucket_of,
+    flow_key,
+    read_counters,
+    read_flows,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._workload_namespace import NotEnteredError, inside
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_probe
 from ansible_collections.ebpf.overlay.plugins.modules.overlay_probe import Probe
@@ -171,6 +176,26 @@ def test_the_first_keepalive_takes_the_fast_path_both_ways(place: Place, address
     flow = place.flows(made)[0]
     assert (flow["admitted"], flow["to_workload"], flow["to_uplink"]) == (True, 1, 1)
     assert flow["interface"] == topology.ifindexes()[1]
+
+
+def test_directions_and_flows_are_told_apart(place: Place) -> None:
+    """The second of two keepalives at once gets no answer: the other end answers one in half a second."""
+    place.serve(topology.WORKLOAD, topology.PORT)
+    opened: list[_keepalives.Connection] = []
+    in_thread(topology.CLIENT, lambda: opened.append(_keepalives.connect(TARGET["address"], TARGET["port"], 1)))
+    with opened[0].socket:
+        opened[0].send()
+        opened[0].send()
+        (workload, workload_port), (remote, remote_port) = opened[0].remote, opened[0].local
+    flow = {"workload": workload, "workload_port": workload_port, "remote": remote, "remote_port": remote_port}
+    same_slots = next(
+        other
+        for other in ({**flow, "remote_port": port} for port in range(1, 65536) if port != remote_port)
+        if all(bucket_of(flow_key(other), side, 4096) == bucket_of(flow_key(flow), side, 4096) for side in (0, 1))
+    )
+    known, unknown = read_flows(PINS, [flow, same_slots])
+    assert (known["admitted"], known["to_workload"], known["to_uplink"]) == (True, 2, 1)
+    assert (unknown["admitted"], unknown["to_workload"], unknown["to_uplink"]) == (False, 0, 0)
 
 
 def test_keepalives_of_three_seconds_are_counted_but_for_heartbeats(place: Place) -> None:

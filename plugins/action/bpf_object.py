@@ -12,9 +12,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ebpf.overlay.plugins.module_utils import _source
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
-# A respawned module gets its arguments through a pipe of 64 KiB that nobody reads yet.
-LARGEST_BUNDLE = 40_000
-
 
 class ActionModule(ActionBase):
     """``ebpf.overlay.bpf_object``"""
@@ -44,15 +41,9 @@ class ActionModule(ActionBase):
         if path is None:
             return None
         try:
-            packed = _source.pack(_source.read_bundle(path))
+            return _source.pack(_source.read_bundle(path))
         except OverlayError as error:
             raise AnsibleActionFail(str(error), result={"error": error.parts()}) from error
-        if len(packed) > LARGEST_BUNDLE:
-            raise AnsibleActionFail(
-                f"Cannot take the source to the target: {path}. Reason: packed, it and its includes take {len(packed)} "
-                f"bytes, and {LARGEST_BUNDLE} is the most. Copy the files to the target and set remote_src: true."
-            )
-        return packed
 
     def _find(self, source: str) -> str | None:
         for name in (source, f"bpf/{source}"):

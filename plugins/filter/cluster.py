@@ -44,13 +44,14 @@ def missing_nodes(known: str) -> list[str]:
     return [f"{name} ({why})" for name, why in sorted(json.loads(known)["missing"].items())]
 
 
-def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any) -> str:
-    """Name of a node, all host variables, the picture and the services -> maps and attachments of the node, as text.
+def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any, peers: Any = ()) -> str:
+    """Name of a node, all host variables, the picture, the user's services and peers (empty: the nodes and their
+    workloads) -> maps and attachments of the node, as text.
 
     What stays in the kernel's path is a warning.
     """
     facts = _overlay(_raw(hostvars, name))
-    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services))
+    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services, peers))
     for note in plan["notes"]:
         Display().warning(f"{name}: {note}.")
     return json.dumps(plan)
@@ -69,10 +70,11 @@ def generation_calls(
     defines: Mapping[str, Any],
     mechanism: str,
     priority: int,
+    liberal: bool,
 ) -> list[dict[str, Any]]:
     """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
 
-    ``source``: the C file on the controller.
+    ``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal.
     """
     plan = json.loads(planned)
     bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
@@ -96,6 +98,7 @@ def generation_calls(
         fill("ifindex_map"),
         fill("services"),
         fill("peers"),
+        {"module": "overlay_conntrack", "arguments": {"manage": liberal}},
         {"module": "tc_bpf_attach", "arguments": attached},
         fill("devices"),
     ]

@@ -93,6 +93,8 @@ def _by_object(difference: Difference, text: str) -> dict[tuple[str, ...], str]:
         return dict(_on_hook(line) for line in lines)
     if difference["module"] == "bpf_object":
         return dict(_pinned(line, str(difference["target"])) for line in lines)
+    if difference["module"] == "overlay_conntrack":
+        return {("state", line.partition(" = ")[0]): line.partition(" = ")[2] for line in lines}
     if difference["module"] == "overlay_packages":
         return {("package", line.partition(" ")[0]): line.partition(" ")[2] for line in lines}
     if difference["module"] == "overlay_mode":

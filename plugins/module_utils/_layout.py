@@ -79,9 +79,11 @@ PENDING: Schema = [
     {"name": "flow", "type": FLOW},
 ]
 RECENT: Schema = [
-    {"name": "key", "type": FLOW_KEY},
+    {"name": "addresses", "type": "bytes:32"},
+    *_u32("ports", "ethertype"),
     {"name": "proven", "type": "u64"},
     {"name": "since", "type": "u64"},
+    {"name": "there", "type": "u64"},
     *_u32("version", "epoch"),
     {"name": "in", "type": "ifindex"},
     {"name": "out", "type": "ifindex"},
@@ -91,6 +93,7 @@ RECENT: Schema = [
     {"name": "tos", "type": "u8"},
     {"name": "peer", "type": "u8"},
     {"type": "pad:2"},
+    {"name": "key", "type": FLOW_KEY},
 ]
 WORKLOAD: Schema = [{"name": "ifindex", "type": "ifindex"}, {"name": "flags", "type": "u32"}]
 PEER: Schema = [{"name": "kind", "type": {"type": "u32", "labels": list(PEER_KINDS)}}]
@@ -134,7 +137,7 @@ STRUCTS: dict[str, Schema] = {
 SCHEMAS: dict[str, tuple[Any, Any]] = {
     "ifindex_map": ("ip", WORKLOAD),
     "services": ("u32", "u32"),
-    "peers": ("cidr", PEER),
+    "peers": ("cidr", PEER[0]["type"]),
     "devices": ("u32", "ifindex"),
     "control": ("u32", CONTROL),
     "flows": (FLOW_KEY, FLOW),

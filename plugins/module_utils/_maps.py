@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from itertools import chain

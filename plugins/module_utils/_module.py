@@ -8,7 +8,7 @@ import os
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+from ansible.module_utils.common import respawn
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
@@ -76,8 +76,24 @@ def respawn_where_importable(library: str) -> bool:
     if importable(library):
         return True
     probe = "bcc.libbcc" if library == "bcc" else library
-    if not has_respawned():
-        interpreter = probe_interpreters_for_module(INTERPRETERS, probe)
+    if not respawn.has_respawned():
+        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, probe)
         if interpreter:
-            respawn_module(interpreter)
+            vars(respawn)["os"] = _RoomyPipe()
+            respawn.respawn_module(interpreter)
     return False
+
+
+class _RoomyPipe:
+    """``os`` for ``respawn_module``, which fills a pipe with the module's arguments before it starts who reads them.
+
+    A pipe holds 64 KiB, those of some 600 attachments are more: the module would wait for ever. A file in memory takes
+    them all.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pipe(self) -> tuple[int, int]:
+        writer = os.memfd_create("arguments")
+        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY), writer

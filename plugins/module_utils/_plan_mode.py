@@ -36,12 +36,16 @@ class Observed:
     """``control``: None while no datapath is loaded. ``now``: ns of CLOCK_MONOTONIC. ``second``: jiffies in a second.
 
     ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
+    ``refusal``: why it must not be switched on, a full sentence; empty where it may.
+    ``other_layout``: whether a datapath whose entry this release cannot decode may be on; None where it can.
     """
 
     control: Control | None
     now: int
     second: int = 0
     unpinned: Mapping[int, Control] = field(default_factory=dict)
+    refusal: str = ""
+    other_layout: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class SetControl:
 
 
 @dataclass(frozen=True)
+class SetZeros:
+    """Fill the entry with zeros, which is off in every layout."""
+
+
+@dataclass(frozen=True)
 class SetUnpinned:
     """Write the entry of the map with this id."""
 
@@ -71,6 +80,8 @@ class SetUnpinned:
 
 def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     """Raises :class:`OverlayError` for a confirmation that comes too late."""
+    if observed.other_layout is not None:
+        return _plan_other_layout(wanted, observed, pin)
     if observed.control is None:
         return _plan_unloaded(wanted, observed, pin)
     control = observed.control
@@ -100,12 +111,14 @@ def _plan_on(wanted: Wanted, observed: Observed, control: Control, _pin: str) ->
     mode = control.effective(observed.now)
     epoch = control.epoch + 1 if mode == "off" else control.epoch
     after = replace(control, mode="on", deadline=0, epoch=epoch, second=observed.second)
+    unmet = (observed.refusal,) if observed.refusal else ()
     if not wanted.lease:
-        return _plan(observed, _entry(observed, after))
+        return _plan(observed, _entry(observed, after), unmet)
     left = (control.deadline - observed.now) / NANOSECONDS if control.deadline else 0
-    if mode == "on" and replace(after, deadline=control.deadline) == observed.control and left >= wanted.lease - min(1.0, wanted.lease / 2):
-        return _plan(observed, ())
-    return _plan(observed, (SetControl(after, wanted.lease),))
+    kept = replace(after, deadline=control.deadline) == observed.control
+    if mode == "on" and kept and left >= wanted.lease - min(1.0, wanted.lease / 2):
+        return _plan(observed, (), unmet)
+    return _plan(observed, (SetControl(after, wanted.lease),), unmet)
 
 
 def _plan_drain(_wanted: Wanted, observed: Observed, control: Control, _pin: str) -> Plan:
@@ -131,6 +144,22 @@ def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
     return () if after == observed.control else (SetControl(after),)
 
 
+def _plan_other_layout(wanted: Wanted, observed: Observed, pin: str) -> Plan:
+    """Its flows are known to its own release alone; a generation's own code switches it off without cutting them."""
+    before = _text("of another release", 0) if observed.other_layout else _text("off", 0)
+    if wanted.mode in ("off", "drain"):
+        operations = (SetZeros(),) if observed.other_layout else ()
+        return Plan(operations, before, _text("off", 0), result=_result(Control()))
+    after = Control("on", 0, 1, wanted.generation or 0, observed.second)
+    return Plan(
+        operations=(SetControl(after, wanted.lease),),
+        before=before,
+        after=_text("on", wanted.lease if wanted.mode == "on" else 0),
+        unmet=(f"The datapath in {pin} is of another release: load this one's first (ebpf.overlay.bpf_object).",),
+        result=_result(after),
+    )
+
+
 def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     if wanted.mode in ("off", "drain"):
         off = {number: replace(control, mode="off", deadline=0) for number, control in observed.unpinned.items()}
@@ -151,7 +180,10 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
         operations=(SetControl(after, wanted.lease),),
         before=_text("off", 0),
         after=_text("on", wanted.lease if wanted.mode == "on" else 0),
-        unmet=(f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",),
+        unmet=(
+            f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",
+            *([observed.refusal] if observed.refusal and wanted.mode == "on" else []),
+        ),
         result=_result(after),
     )
 

@@ -51,6 +51,8 @@ REASONS: dict[int, tuple[str, str]] = {
     54: ("reset", "RST of a flow came out"),
 }
 
+PASSED, EVENTS = 2, 32  # where the packets that took the kernel's path begin, and what is no packet
+
 # Numbers that must not be given again.
 RETIRED: frozenset[int] = frozenset()
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Everything on a hook in the order in which it runs, and what never gets its turn. Pure.
 
-Rules (net/core/dev.c ``sch_handle_ingress``, include/net/tcx.h ``tcx_action_code``, net/sched/cls_bpf.c
-``cls_bpf_exec_opcode``, net/sched/cls_api.c ``__tcf_classify``): TCX links run first and the qdisc's filters only when
-all of them said "next". Filters of chain 0 run by ascending priority; filters of other chains only where an action
-jumps there.
+Rules (net/core/dev.c ``sch_handle_ingress`` and ``tcx_run``, include/net/tcx.h ``tcx_action_code``, net/sched/cls_bpf.c
+``cls_bpf_exec_opcode``, net/sched/cls_api.c ``__tcf_classify``): TCX links run first, each only when the one before
+said "next". The qdisc's filters run when the last link that ran said "next" or a code that TCX does not know. Filters
+of chain 0 run by ascending priority; filters of other chains only where an action jumps there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import CLSA
 from ansible_collections.ebpf.overlay.plugins.module_utils._verdict import Values
 
 ENDS = {TCX: frozenset({0, 2, 7}), CLSACT: frozenset({0, 2, 4, 7, 8})}
-"""Codes that end the chain: OK, SHOT, REDIRECT, and for filters STOLEN and TRAP. All others mean "next"."""
+"""Codes that keep a packet from filters: OK, SHOT, REDIRECT, and for filters STOLEN and TRAP."""
+TCX_NEXT = -1
+"""The only code of a link after which the next link runs."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def hiders(entries: list[Entry]) -> list[tuple[Entry | None, list[Entry]]]:
         for earlier, (hidden_by, _perhaps) in zip(entries[:place], answers):
             if hidden_by or earlier.chain != 0 or entry.chain != 0 or not _share_packets(earlier, entry):
                 continue
-            ends = ends_chain(earlier)
+            ends = ends_chain(earlier, entry.mechanism)
             if ends and _covers(earlier, entry):
                 certain = earlier
                 break
@@ -84,8 +86,9 @@ def hiders(entries: list[Entry]) -> list[tuple[Entry | None, list[Entry]]]:
     return answers
 
 
-def ends_chain(entry: Entry) -> bool | None:
-    """Whether a packet's way ends with this entry: always, never, or (None) it depends."""
+def ends_chain(entry: Entry, later: str = CLSACT) -> bool | None:
+    """Whether a packet's way to links or filters (``later``) behind this entry ends here: always, never, or (None) it
+    depends."""
     item = entry.filter
     if item is not None and item.continues:
         return False
@@ -98,6 +101,8 @@ def ends_chain(entry: Entry) -> bool | None:
     if item is not None and not item.direct_action:
         # The program only says whether it matches (not 0); a match without actions is TC_ACT_OK (tcf_exts_exec).
         ending = [code != 0 for code in entry.codes]
+    elif later == TCX:
+        ending = [code != TCX_NEXT for code in entry.codes]
     else:
         ending = [code in ENDS[entry.mechanism] for code in entry.codes]
     if all(ending):

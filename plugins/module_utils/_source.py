@@ -111,8 +111,7 @@ def read_bundle(path: str) -> Bundle:
 
 
 def pack(bundle: Bundle) -> str:
-    """The bundle as a module argument. Packed, because a respawned module gets its arguments through a pipe that holds
-    64 KiB and that nobody reads yet (ansible.module_utils.common.respawn)."""
+    """The bundle as a module argument. Packed, because each generation keeps it, and sends it to each node."""
     text = json.dumps({"main": bundle.main, "files": dict(bundle.files)}, sort_keys=True)
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
 

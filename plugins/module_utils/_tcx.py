@@ -139,13 +139,13 @@ def update(pin: str, program_fd: int, expected_program_id: int) -> None:
         expected = bpf.prog_fd_by_id(expected_program_id)
         try:
             bpf.link_update(descriptor, program_fd, expected)
-        except OSError as error:
-            # tcx_link_update says EPERM for this too, and somebody without privileges never gets here.
-            if error.errno == errno.EPERM and bpf.link_info(descriptor).prog_id != expected_program_id:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
-            raise
         finally:
             os.close(expected)
+    except (PermissionError, FileNotFoundError) as error:
+        # tcx_link_update says EPERM for another program, and the expected one may be gone by then.
+        if bpf.link_info(descriptor).prog_id == expected_program_id:
+            raise
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
     finally:
         os.close(descriptor)
 

@@ -71,6 +71,11 @@ def find_uplinks(
     return found, left_out
 
 
+def told(left_out: Iterable[Facts]) -> list[str]:
+    """A sentence for each link that is left out."""
+    return [f"link {one['name']} is no uplink: {one['reason']}" for one in left_out]
+
+
 def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[str]:
     """The addresses by which other machines know this one, without those that move between machines.
 
@@ -87,10 +92,10 @@ def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[
     return sorted(found)
 
 
-def find_links(routes: Sequence[Facts], addresses: Iterable[str], prefixes: Iterable[str]) -> set[str]:
-    """The interfaces by which a node reaches ``addresses`` and ``prefixes``, by all next hops."""
+def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
+    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops."""
     table = RouteTable(route for route in routes if route["interface"])
-    wanted = [*addresses, *(str(ipaddress.ip_network(prefix).network_address) for prefix in prefixes)]
+    wanted = (peer.split("/")[0] for peer in peers)
     return {route["interface"] for address in wanted for route in table.find(address)}
 
 

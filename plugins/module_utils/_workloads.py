@@ -104,19 +104,19 @@ def _label(entry: Facts) -> str:
 def told(workloads: Sequence[Facts]) -> list[str]:
     """One sentence for each thing that keeps workloads from the fast path, or slows them down there."""
     sentences = {
-        "never_admitted": "stay in the kernel's path: it would skip {}",
-        "may_be_taken": "are behind {}: what that takes stays in the kernel's path",
-        "never_by_peer": "get no redirect_peer: it would skip {}",
+        "never_admitted": "the kernel's path for {who}: the fast one would skip {what}",
+        "may_be_taken": "the kernel's path for whatever {what} takes from {who}",
+        "never_by_peer": "no redirect_peer for {who}: it would skip {what}",
     }
     found: dict[tuple[str, str], list[str]] = {}
     for key in sentences:
         for workload in workloads:
             if workload[key]:
                 found.setdefault((key, workload[key]), []).append(workload["address"])
-    return [f"{some(addresses)} {sentences[key].format(what)}" for (key, what), addresses in found.items()]
+    return [sentences[key].format(who=some(addresses), what=what) for (key, what), addresses in found.items()]
 
 
 def some(addresses: Sequence[str]) -> str:
-    """``workloads 10.0.0.1, 10.0.0.2, 10.0.0.3 and 5 others``"""
-    first, rest = ", ".join(addresses[:3]), len(addresses) - 3
-    return f"workloads {first}" + (f" and {rest} others" if rest > 0 else "")
+    """``10.0.0.1, 10.0.0.2, 10.0.0.3 and 5 others``"""
+    rest = len(addresses) - 3
+    return ", ".join(addresses[:3]) + (f" and {rest} others" if rest > 0 else "")

@@ -14,6 +14,7 @@ description:
   - Workloads are found by the host routes that point at their interfaces, as Calico installs them. No API is asked.
   - Reads with C(ip), with C(nft) where it is installed, and below C(/proc) and C(/sys); nothing needs to be installed
     beforehand.
+  - Where there are C(nft) and C(iptables-save), they tell which ports have a conntrack helper.
 options:
   uplinks:
     description:
@@ -70,7 +71,12 @@ ansible_facts:
       sample:
         addresses: ["198.18.0.11", "fd00:198:18::11"]
         capabilities: {btf: true, check_mtu: true, redirect: peer, redirect_peer_safe: true, supported: true, tcx: true}
-        control: {deadline: 0, generation: 0, mode: "on", session: 1}
+        conntrack:
+          helpers: [{by: a rule in inet filter prerouting, first: 21, helper: ftp, last: 21}]
+          liberal: false
+          loaded: true
+          settings: {net.netfilter.nf_conntrack_tcp_be_liberal: 0}
+        control: {deadline: 0, epoch: 1, generation: 0, mode: "on", second: 250}
         format: 2
         interfaces:
           - addresses: ["198.18.0.11/24"]
@@ -136,24 +142,34 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import (
     _uplinks,
     _workloads,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._peers import PEER
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL, is_liberal
+from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
 
 
-def known_peers(interfaces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The peers of the confirmed generation, without the node's own addresses."""
+def known_peers(interfaces: list[dict[str, Any]]) -> list[str]:
+    """The prefixes of the confirmed generation's peers, without the node's own addresses."""
     history = Store().read()
     if history.confirmed not in history.generations:
         return []
     ifindexes = {interface["name"]: interface["ifindex"] for interface in interfaces}
     calls = _generations.calls_to(history, history.confirmed, ifindexes)
     filled = {call["arguments"].get("map"): call["arguments"].get("entries", []) for call in calls}
-    return [entry for entry in filled.get(f"{PIN_DIR}/peers", []) if entry["value"]["uplink"]]
+    found = []
+    for entry in filled.get(f"{PIN_DIR}/peers", []):
+        value = entry["value"]
+        # Release 1.0.0 noted the way to a peer instead.
+        if value["uplink"] if isinstance(value, dict) else value == PEER:
+            found.append(entry["key"])
+    return found
 
 
 def look_at_workloads(workloads: list[dict[str, Any]], chains: list[dict[str, str]]) -> None:
@@ -196,7 +212,8 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         )
     carriers = {one["name"] for one in interfaces if _workloads.matches(one["name"], workload_globs)}
     others = [interface for interface in interfaces if interface["name"] not in carriers]
-    control = read_control(PIN_DIR)
+    control = known_control(PIN_DIR)
+    conntrack = read_values()
     version = _kernel.stable_version(platform.release(), platform.version())
     return {
         "format": _topology.FORMAT,
@@ -217,6 +234,12 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "gathered_at": int(time.time()),
         "known_peers": known_peers(interfaces) if module.params["known_peers"] else [],
         "control": asdict(control) if control else None,
+        "conntrack": {
+            "loaded": LIBERAL in conntrack,
+            "liberal": is_liberal(conntrack),
+            "settings": conntrack,
+            "helpers": find_helper_ports(command, module.warn),
+        },
     }
 
 

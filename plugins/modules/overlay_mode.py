@@ -18,7 +18,8 @@ description:
 options:
   mode:
     description:
-      - V(on) admits new connections and speeds up known ones.
+      - V(on) admits new connections and speeds up known ones. It is refused where conntrack is loaded and not liberal,
+        see M(ebpf.overlay.overlay_conntrack).
       - V(confirm) removes the deadline of a mode that was set with O(lease). It fails when the lease is over.
       - V(drain) speeds up known connections only.
       - V(off) leaves every packet to the kernel.
@@ -57,6 +58,7 @@ attributes:
     support: full
 seealso:
   - module: ebpf.overlay.bpf_object
+  - module: ebpf.overlay.overlay_conntrack
 author:
   - ebpf.overlay maintainers (@ebpf-overlay)
 """
@@ -102,20 +104,25 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
     jiffies_per_second,
+    other_layout,
     read_control,
     write_control,
+    write_zeros,
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import refusal
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Observed,
     SetControl,
     SetUnpinned,
+    SetZeros,
     Wanted,
     plan_mode,
 )
+from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
 
 
 def _unpinned() -> Any:
@@ -126,9 +133,13 @@ def _unpinned() -> Any:
 
 
 def observe(pin_dir: str) -> Observed:
+    now, second = time.monotonic_ns(), jiffies_per_second()
+    other = other_layout(pin_dir)
+    if other is not None:
+        return Observed(None, now, second, other_layout=other)
     control = read_control(pin_dir)
     unpinned = _unpinned().controls() if control is None and pin_dir == PIN_DIR else {}
-    return Observed(control, time.monotonic_ns(), jiffies_per_second(), unpinned)
+    return Observed(control, now, second, unpinned, refusal(read_values()))
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
@@ -141,6 +152,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
+            elif isinstance(operation, SetZeros):
+                write_zeros(pin_dir)
             elif isinstance(operation, SetUnpinned):
                 _unpinned().write(operation)
 

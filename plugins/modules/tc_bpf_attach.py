@@ -114,8 +114,8 @@ options:
       - V(auto) uses TCX where the kernel has it, but clsact on hooks where a filter of somebody else may take packets
         (anything but an eBPF program that always says "next", and a filter with the one action C(continue)), since
         TCX would run before it. The choice is explained in the result.
-      - A TCX link is attached at the tail of its hook. One behind which somebody else has attached since is moved to the
-        tail. Links of other owners who use this module stay where they are.
+      - A TCX link is attached at the tail of its hook. One behind which somebody else has attached since is moved
+        there. Links of other owners who use this module stay where they are.
       - A program that changes from one to the other, or its place, is attached by the new one before it leaves the old
         one. For that moment it may run twice on a packet.
     type: str
@@ -157,7 +157,7 @@ EXAMPLES = r"""
     programs: [count]
   register: built
 
-- name: Run it on the way out, behind the overlay too; a dry run after a change of count.c predicts that its filter changes
+- name: Run it on the way out; a dry run after a change of count.c predicts that its filter changes
   ebpf.overlay.tc_bpf_attach:
     owner: acme
     programs: "{{ built.programs }}"

@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import REASONS
+from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
+from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import EVENTS, PASSED, REASONS
 
 FORMAT = 1
 OWNER = "ebpf.overlay"
 ELSEWHERE = "elsewhere"
 
-_NAMES = [name for name, _ in REASONS]
-# The reasons are in this order: what was redirected, why a packet was not, what became of flows.
-_REDIRECTED = frozenset(_NAMES[: _NAMES.index("not_ip")])
-_PASSED = frozenset(_NAMES[_NAMES.index("not_ip") : _NAMES.index("flow_opened")])
+# The numbers are in this order: what went the short way, why a packet did not, what became of handshakes and flows.
+_REDIRECTED = frozenset(name for number, (name, _) in REASONS.items() if number < PASSED)
+_PASSED = frozenset(name for number, (name, _) in REASONS.items() if PASSED <= number < EVENTS)
 # Packets that are none of a listed service: no fast path is meant for them.
-_NOT_MEANT = frozenset(_NAMES[_NAMES.index("not_ip") : _NAMES.index("not_service") + 1])
+_NOT_MEANT = frozenset(("not_ip", "not_tcp", "malformed", "fragment", "not_service"))
 
 # What a node can be: overlaid, bare (no overlay), drifted, unreachable, failed (its status could not be read).
 TROUBLED = ("unreachable", "failed")
@@ -63,6 +63,7 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "uplinks": [],
         "addresses": [],
         "workloads": [],
+        "notes": [],
         "attachments": [],
         "drift": [],
         "counters": {},
@@ -76,6 +77,9 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         node.update(_placed(facts))
     if reads["attached"]:
         node["attachments"] = _attachments(reads["attached"]["interfaces"])
+        # Some are uplinks only because of the cluster's other nodes.
+        attached = {item["interface"] for item in node["attachments"] if item["program"] == "from_uplink"}
+        node["uplinks"] = sorted({*node["uplinks"], *attached})
     if reads["stats"]:
         node["counters"] = _counters(reads["stats"]["entries"])
         node["traffic"] = _traffic(node["counters"]) if reads["stats"]["exists"] else None
@@ -127,6 +131,7 @@ def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
             {"interface": interface, "addresses": sorted(addresses, key=_address_order)}
             for interface, addresses in sorted(workloads.items(), key=lambda item: _address_order(min(item[1])))
         ],
+        "notes": _uplinks.told(facts["links_left_out"]) + _workloads.told(facts["workloads"]),
     }
 
 
@@ -213,6 +218,7 @@ def status_table(fleet: Mapping[str, Any]) -> list[str]:
         if node["reason"]:
             lines.append(f"{node['name']}: {node['reason']}")
         lines += [f"{node['name']}: {sentence(item)}" for item in node["drift"]]
+        lines += [f"{node['name']}: {note}" for note in node["notes"]]
     return lines
 
 

@@ -226,10 +226,11 @@ def _detail(node: Mapping[str, Any]) -> str:
         (f"{item['interface']} {item['direction']}", f"{item['program']}, {_slot(item)}")
         for item in node["attachments"]
     ]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in node["notes"])
     counters = sorted(node["counters"].items(), key=lambda item: -item[1]["packets"])
     counted = [(label, f"{_count(count['packets'])} packets, {_size(count['bytes'])}") for label, count in counters]
     return (
-        f'<details><summary>{_badge(node)} {escape(node["name"])}</summary><div class="columns">'
+        f'<details><summary>{_badge(node)} {escape(node["name"])}</summary>{notes}<div class="columns">'
         f"{_list('Workloads', workloads)}{_list('Our filters', attachments)}{_list('Counters', counted)}"
         "</div></details>"
     )

@@ -125,11 +125,10 @@ def _watch_cases(loaded: Loaded) -> list[Case]:
     uplink, host_side = topology.ifindexes()
     cases = []
     for side, program, ifindex, packet in (
-        ("in", "to_workload", host_side, _request(ACK, sequence=77)), ("out", "to_uplink", uplink, _reply(ACK, sequence=77)),
-    ):  # fmt: skip
-        cases.append(
-            Case(f"watch.{side}", f"watch, {side}", loaded.programs[program], packet, ifindex, TC_ACT_UNSPEC)
-        )
+        ("in", "to_workload", host_side, _request(ACK, sequence=77)),
+        ("out", "to_uplink", uplink, _reply(ACK, sequence=77)),
+    ):
+        cases.append(Case(f"watch.{side}", f"watch, {side}", loaded.programs[program], packet, ifindex, TC_ACT_UNSPEC))
     return cases
 
 

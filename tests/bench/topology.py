@@ -204,8 +204,8 @@ def fill_overlay(loaded: Loaded) -> None:
     workload = {"ifindex": host_side, "flags": 0}
     loaded.write("ifindex_map", ((address, workload) for address in (WORKLOAD_IPV4, WORKLOAD_IPV6)), _layout.SCHEMAS)
     loaded.write("services", [(PORT, _layout.PROTOCOLS["tcp"])], _layout.SCHEMAS)
-    loaded.write("peers", ((prefix, {"kind": "peer"}) for prefix in CLIENTS), _layout.SCHEMAS)
-    loaded.write("devices", place_devices((uplink, host_side)), _layout.SCHEMAS)
+    loaded.write("peers", ((prefix, "peer") for prefix in CLIENTS), _layout.SCHEMAS)
+    loaded.write("devices", place_devices((uplink, host_side))[0], _layout.SCHEMAS)
 
 
 def set_mode(loaded: Loaded, mode: str, second: int = jiffies_per_second()) -> None:

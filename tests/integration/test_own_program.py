@@ -7,6 +7,7 @@ neighbour (10.78.0.2) --- eth0, node (10.78.0.1)
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ INSTALL, MOUNT, BUILD, FILL, ATTACH = (
     "Mount the file system that holds pins",
     "Compile, load and pin the program",
     "Tell the program whom not to count",
-    "Attach it behind all other filters",
+    "Attach it behind all others",
 )
 
 
@@ -88,14 +89,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def test_it_counts_and_a_second_run_changes_nothing(place: Place) -> None:
     assert place.both("count.yml") == {MOUNT, BUILD, ATTACH}
-    assert "handle 0x1 own-program:count direct-action" in place.state()
+    assert "/links/own_2dprogram/" in place.state()
     assert place.counted(5) == 5
     assert place.play("count.yml").changes == set()
 
 
+def test_it_counts_as_a_filter_too_where_another_filter_may_take_packets(place: Place) -> None:
+    place.node.shell(
+        "tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress prio 9 u32 match u32 1 1 classid 1:1"
+    )
+    assert place.both("count.yml") == {ATTACH}
+    assert re.search(r"pref 60000 bpf .*own-program:count direct-action", place.state())
+    assert place.counted(5) == 10
+    place.node.shell("tc qdisc del dev eth0 clsact")
+    assert place.both("count.yml") == {ATTACH}
+
+
 def test_it_is_fed(place: Place) -> None:
     assert place.both("count.yml", own_ignored=[NEIGHBOUR]) == {FILL}
-    assert place.counted(5) == 5, "no longer counted"
+    assert place.counted(5) == 10, "no longer counted"
 
 
 def test_the_dry_run_of_an_upgrade_foretells_the_new_filter(place: Place) -> None:
@@ -105,7 +117,7 @@ def test_the_dry_run_of_an_upgrade_foretells_the_new_filter(place: Place) -> Non
     assert "(known, 1)" in text
     source.write_text(text.replace("(known, 1)", "(known, 100)"))
     assert place.both("count.yml") == {BUILD, FILL, ATTACH}
-    assert place.counted(5) == 505, "the counters were carried over"
+    assert place.counted(5) == 510, "the counters were carried over"
 
 
 def test_removal_leaves_nothing(place: Place) -> None:

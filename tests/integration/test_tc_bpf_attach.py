@@ -22,12 +22,12 @@ def test_attach_is_idempotent_and_visible_in_tc(node: Sandbox) -> None:
     assert [
         (entry["interface"], entry["direction"], entry["priority"], entry["handle"]) for entry in result["attachments"]
     ] == [
-        ("eth0", "ingress", 1, 1),
+        ("eth0", "ingress", 60000, 1),
         ("cali1", "egress", 9, 3),
         ("cali2", "egress", 9, 3),
     ]
     (line,) = node.filters("eth0")
-    assert "protocol all pref 1" in line
+    assert "protocol all pref 60000 " in line
     assert "handle 0x1 ebpf.overlay:one direct-action" in line
     assert f"id {result['attachments'][0]['program_id']} " in line
     assert f"tag {result['attachments'][0]['tag']} " in line
@@ -42,27 +42,27 @@ def test_attach_is_idempotent_and_visible_in_tc(node: Sandbox) -> None:
 
 
 def test_a_new_program_replaces_the_old_one_in_its_slot(node: Sandbox) -> None:
-    node.attach(at("eth0", "one"))
+    node.attach(at("eth0", "one"), mechanism="clsact")
     new = node.load("one", returns(-1, padding=3))
-    result = node.both(at("eth0", "one"))
+    result = node.both(at("eth0", "one"), mechanism="clsact")
     assert result["changed"]
     assert result["attachments"][0]["program_id"] == new
     (line,) = node.filters("eth0")
     assert f"id {new} " in line
-    assert not node.attach(at("eth0", "one"))["changed"]
+    assert not node.attach(at("eth0", "one"), mechanism="clsact")["changed"]
 
 
 def test_the_same_code_loaded_again_is_another_program(node: Sandbox) -> None:
     """Same tag, other id: its maps would be others too."""
-    node.attach(at("eth0", "one"))
+    node.attach(at("eth0", "one"), mechanism="clsact")
     new = node.load("one", returns(-1))
-    assert node.both(at("eth0", "one"))["changed"]
+    assert node.both(at("eth0", "one"), mechanism="clsact")["changed"]
     assert f"id {new} " in node.filters("eth0")[0]
 
 
 def test_a_changed_priority_leaves_no_old_filter_running_cilium_36172(node: Sandbox) -> None:
-    node.attach(at("eth0", "one", priority=5))
-    result = node.both(at("eth0", "one", priority=7, handle=2))
+    node.attach(at("eth0", "one", priority=5), mechanism="clsact")
+    result = node.both(at("eth0", "one", priority=7, handle=2), mechanism="clsact")
     assert [(entry["priority"], entry["handle"]) for entry in result["removed"]] == [(5, 1)]
     (line,) = node.filters("eth0")
     assert "pref 7" in line
@@ -72,7 +72,7 @@ def test_a_changed_priority_leaves_no_old_filter_running_cilium_36172(node: Sand
 def test_runs_do_not_stack_filters_calico_8897(node: Sandbox) -> None:
     for number in range(3):
         node.load("one", returns(-1, padding=number + 2))
-        node.attach(at("eth0", "one"))
+        node.attach(at("eth0", "one"), mechanism="clsact")
     assert len(node.filters("eth0")) == 1
 
 
@@ -82,10 +82,14 @@ def test_neighbours_stay_untouched_tracee_1828(node: Sandbox) -> None:
     node.sh("tc qdisc add dev cali1 clsact")
     before = node.state()
     node.both(
-        at("eth0", "one"), at("eth0", "two", priority=10), at("eth0", "two", direction="egress"), at("cali*", "one")
+        at("eth0", "one"),
+        at("eth0", "two", priority=10),
+        at("eth0", "two", direction="egress"),
+        at("cali*", "one"),
+        mechanism="clsact",
     )
     node.load("one", returns(-1, padding=4))
-    node.both(at("eth0", "one", priority=50), at("eth0", "two", priority=3), at("cali*", "one"))
+    node.both(at("eth0", "one", priority=50), at("eth0", "two", priority=3), at("cali*", "one"), mechanism="clsact")
     result = node.both(purge=True)
     assert len(result["removed"]) == 5
     after = node.state()
@@ -94,18 +98,18 @@ def test_neighbours_stay_untouched_tracee_1828(node: Sandbox) -> None:
     assert "dev cali2" not in after
 
 
-@pytest.mark.parametrize("taken", [{"handle": 0x77}, {"priority": 20}], ids=["handle", "kind"])
+@pytest.mark.parametrize("taken", [{"priority": 1, "handle": 0x77}, {"priority": 20}], ids=["handle", "kind"])
 def test_a_place_taken_by_somebody_else_is_refused_cilium_28433(node: Sandbox, taken: dict[str, Any]) -> None:
     """Same priority and handle as somebody else: datadog-agent #13692."""
     foreign_state(node)
-    error = refused(node, at("cali1", "one"), at("eth0", "one", **taken))
+    error = refused(node, at("cali1", "one"), at("eth0", "one", **taken), mechanism="clsact")
     assert "eth0" in error["target"]
     assert "somebody else" in error["reason"]
 
 
 def test_owners_keep_out_of_each_others_way(node: Sandbox) -> None:
-    node.attach(at("eth0", "one"), owner="acme")
-    node.attach(at("eth0", "one", handle=2), at("cali1", "two"))
+    node.attach(at("eth0", "one"), owner="acme", mechanism="clsact")
+    node.attach(at("eth0", "one", handle=2), at("cali1", "two"), mechanism="clsact")
     mine = node.filters("eth0")
     assert len(mine) == 2
     result = node.both(purge=True, owner="acme")
@@ -118,8 +122,8 @@ def test_owners_keep_out_of_each_others_way(node: Sandbox) -> None:
 
 
 def test_purge_removes_what_the_list_does_not_name(node: Sandbox) -> None:
-    node.attach(at("eth0", "one"), at("eth0", "two", direction="egress"), at("cali*", "one"))
-    result = node.both(at("cali1", "one"), purge=True)
+    node.attach(at("eth0", "one"), at("eth0", "two", direction="egress"), at("cali*", "one"), mechanism="clsact")
+    result = node.both(at("cali1", "one"), purge=True, mechanism="clsact")
     assert [(entry["interface"], entry["direction"]) for entry in result["removed"]] == [
         ("cali2", "ingress"),
         ("eth0", "egress"),
@@ -129,27 +133,27 @@ def test_purge_removes_what_the_list_does_not_name(node: Sandbox) -> None:
 
 
 def test_absent_removes_wherever_it_runs_and_needs_no_pin(node: Sandbox) -> None:
-    node.attach(at("eth0", "one", priority=30), at("eth0", "two"))
+    node.attach(at("eth0", "one", priority=30), at("eth0", "two"), mechanism="clsact")
     node.sh(f"rm {PINS}/one")
-    result = node.both(at("eth0", "one"), at("cali*", "one"), at("eth9", "one"), state="absent")
+    result = node.both(at("eth0", "one"), at("cali*", "one"), at("eth9", "one"), state="absent", mechanism="clsact")
     assert [entry["program"] for entry in result["removed"]] == ["one"]
     (line,) = node.filters("eth0")
     assert "two" in line
-    assert not node.both(at("eth0", "one"), state="absent")["changed"]
-    node.both(at("eth0", "two"), state="absent")
+    assert not node.both(at("eth0", "one"), state="absent", mechanism="clsact")["changed"]
+    node.both(at("eth0", "two"), state="absent", mechanism="clsact")
     assert "clsact" not in node.sh("tc qdisc show")
 
 
 def test_a_first_dry_run_predicts_the_interfaces_before_the_program_exists(node: Sandbox) -> None:
     node.sh(f"rm {PINS}/one")
-    dry = node.attach(at("eth0", "one"), at("cali*", "one"), check=True)
+    dry = node.attach(at("eth0", "one"), at("cali*", "one"), check=True, mechanism="clsact")
     assert dry["changed"]
     assert any("No program is pinned" in warning for warning in dry["warnings"])
-    real = node.attach(at("eth0", "one"), at("cali*", "one"))
+    real = node.attach(at("eth0", "one"), at("cali*", "one"), mechanism="clsact")
     assert "No program is pinned" in parts(real)["reason"]
     assert "clsact" not in node.sh("tc qdisc show")
     node.load("one")
-    real = node.attach(at("eth0", "one"), at("cali*", "one"))
+    real = node.attach(at("eth0", "one"), at("cali*", "one"), mechanism="clsact")
     assert [entry["interface"] for entry in real["attachments"]] == [entry["interface"] for entry in dry["attachments"]]
 
 
@@ -173,9 +177,9 @@ def test_a_foreign_ingress_qdisc_serves_ingress_and_rules_out_egress(node: Sandb
 
 def test_a_qdisc_that_somebody_deleted_comes_back_and_is_told(node: Sandbox) -> None:
     """Felix does so on cali* interfaces when it attaches through TCX or netkit."""
-    node.attach(at("eth0", "one"))
+    node.attach(at("eth0", "one"), mechanism="clsact")
     node.sh("tc qdisc del dev eth0 clsact")
-    result = node.both(at("eth0", "one"))
+    result = node.both(at("eth0", "one"), mechanism="clsact")
     assert result["attachments"][0]["qdisc_created"]
     assert any("eth0" in warning and "somebody removed it" in warning for warning in result["warnings"])
     node.both(purge=True)
@@ -185,9 +189,9 @@ def test_a_qdisc_that_somebody_deleted_comes_back_and_is_told(node: Sandbox) -> 
 def test_an_interface_that_comes_back_is_not_taken_for_the_old_one(node: Sandbox) -> None:
     """veth churn, calico #11012 and #12202: a record of a qdisc does not outlive its interface."""
     node.sh("ip link add cali9 type veth peer name q9")
-    node.attach(at("cali9", "one"))
+    node.attach(at("cali9", "one"), mechanism="clsact")
     node.sh("ip link del cali9; ip link add cali9 type veth peer name q9; tc qdisc add dev cali9 clsact")
-    node.both(at("cali9", "one"))
+    node.both(at("cali9", "one"), mechanism="clsact")
     node.both(purge=True)
     assert "dev cali9" in node.sh("tc qdisc show"), "this one is somebody else's"
     assert "/run/ebpf-overlay" not in node.state()
@@ -220,15 +224,14 @@ def test_tcx_attach_update_and_remove(node: Sandbox) -> None:
     assert "ebpf-overlay" not in node.state()
 
 
-def test_tcx_links_of_others_stay_and_make_auto_choose_tcx(node: Sandbox) -> None:
+def test_tcx_links_of_others_stay_in_front_of_ours(node: Sandbox) -> None:
     node.load("theirs", returns(0, padding=7))
     node.python(TCX_ATTACH, "/sys/fs/bpf/foreign/link", "eth0", "46", f"{PINS}/theirs")
     before = tcx_of(node, "eth0")
     result = node.both(at("eth0", "one"), at("cali1", "one"))
-    assert [entry["mechanism"] for entry in result["attachments"]] == ["tcx", "clsact"]
-    assert "somebody else" in result["attachments"][0]["mechanism_reason"]
+    assert [entry["mechanism"] for entry in result["attachments"]] == ["tcx", "tcx"]
     programs = tcx_of(node, "eth0")
-    assert programs.index(f"({result['attachments'][0]['program_id']}, ") < programs.index(
+    assert programs.index(f"({result['attachments'][0]['program_id']}, ") > programs.index(
         before[before.index("(") : -1]
     )
     error = refused(node, at("eth0", "theirs"), mechanism="tcx")

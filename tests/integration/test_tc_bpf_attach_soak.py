@@ -187,7 +187,7 @@ print(json.dumps([received(), sum(bpf.prog_info(fd).run_cnt for fd in programs),
 @pytest.mark.parametrize("mechanism", ["clsact", "tcx"])
 def test_no_packet_misses_the_program_while_it_is_replaced(node: Sandbox, mechanism: str) -> None:
     node.sh(QUIET_AND_UP)
-    node.attach(at("eth0", "one"), mechanism=mechanism)
+    node.attach(at("eth0", "one", priority=1), mechanism=mechanism)
     pin = node.sh("find /sys/fs/bpf/ebpf-overlay -type f 2>/dev/null", check=False).strip() or "-"
     already = int(node.sh("cat /sys/class/net/eth0/statistics/rx_packets"))
     said = node.python(UNDER_TRAFFIC, mechanism, str(REPLACEMENTS), pin, f"{PINS}/one", f"{PINS}/two")

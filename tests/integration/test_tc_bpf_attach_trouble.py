@@ -51,7 +51,7 @@ def test_lost_bpffs_is_named(node: Sandbox) -> None:
 def test_missing_capability_is_named(node: Sandbox) -> None:
     before = node.state()
     drop = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--")
-    error = parts(node.separately("tc_bpf_attach", *drop, attachments=[at("eth0", "one")]))
+    error = parts(node.separately("tc_bpf_attach", *drop, attachments=[at("eth0", "one")], mechanism="clsact"))
     assert "CAP_NET_ADMIN" in error["advice"]
     assert error["errno"] == "EPERM"
     assert node.state() == before
@@ -78,7 +78,8 @@ def test_missing_pyroute2_is_named_by_its_package(node: Sandbox) -> None:
     """A dry run needs no library and tells the same changes; so does a run that changes nothing."""
 
     def bare(check: bool) -> dict[str, Any]:
-        return result(*node.job(BARE, stdin=arguments_of(check, {"attachments": [at("eth0", "one")]})))
+        wanted = {"attachments": [at("eth0", "one")], "mechanism": "clsact"}
+        return result(*node.job(BARE, stdin=arguments_of(check, wanted)))
 
     dry = bare(True)
     assert dry["changed"]
@@ -86,7 +87,7 @@ def test_missing_pyroute2_is_named_by_its_package(node: Sandbox) -> None:
     before = node.state()
     assert "python3-pyroute2" in parts(bare(False))["reason"]
     assert node.state() == before
-    real = node.attach(at("eth0", "one"))
+    real = node.attach(at("eth0", "one"), mechanism="clsact")
     assert (real["attachments"], real["diff"]) == (dry["attachments"], dry["diff"])
     again = bare(False)
     assert not again["changed"]
@@ -138,7 +139,7 @@ def test_a_named_interface_that_goes_away_meanwhile_is_an_error_that_names_it(no
     error = parts(result)
     assert error["errno"] == "ENODEV"
     assert "dum0" in error["target"]
-    assert not node.attach(at("cali*", "one"))["changed"], "the others were taken care of"
+    assert not node.attach(at("cali*", "one"), mechanism="clsact")["changed"], "the others were taken care of"
     assert "dum0" not in node.state()
 
 
@@ -153,7 +154,7 @@ def test_a_workload_that_starts_meanwhile_is_left_to_the_next_run(node: Sandbox)
 def test_somebody_who_takes_the_place_meanwhile_keeps_it(node: Sandbox, mechanism: str) -> None:
     node.load("theirs", returns(-1, padding=7))
     node.sh("tc qdisc add dev eth0 clsact")
-    theirs = f"tc filter add dev eth0 ingress prio 1 handle 1 protocol all bpf da pinned {PINS}/theirs"
+    theirs = f"tc filter add dev eth0 ingress prio 60000 handle 1 protocol all bpf da pinned {PINS}/theirs"
     if mechanism == "tcx":
         theirs = f"{PYTHON} -c '{TCX_ATTACH}' /sys/fs/bpf/foreign/link eth0 46 {PINS}/theirs"
     error = parts(disturbed(node, 0, theirs, at("eth0", "one"), mechanism=mechanism))
@@ -231,7 +232,8 @@ def test_two_runs_that_want_different_things_at_once_end_as_one_of_them(node: Sa
         ]  # fmt: skip
         for process, name in zip(began, ("one", "two")):
             assert process.stdin
-            process.stdin.write(arguments_of(False, {"attachments": [at("*", name)], "purge": True}))
+            wanted = {"attachments": [at("*", name)], "purge": True, "mechanism": "clsact"}
+            process.stdin.write(arguments_of(False, wanted))
             process.stdin.close()
         for process in began:
             assert process.stdout

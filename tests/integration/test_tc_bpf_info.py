@@ -31,7 +31,7 @@ def test_info_flags_what_never_runs_aws_network_policy_agent_480(node: Sandbox) 
         ("tcx", None, "bpf"),
         *[("clsact", priority, "bpf") for priority in (1, 10, 30, 40, 50, 49152)],
     ]
-    assert [entry["name"] for entry in hook[:2]] == ["ebpf.overlay:one", "theirs"]
+    assert [entry["name"] for entry in hook[:2]] == ["theirs", "ebpf.overlay:one"]
     assert [entry["owner"] for entry in hook if entry["owner"]] == ["ebpf.overlay"] * 2
     ours = next(entry for entry in hook if entry["name"] == "ebpf.overlay:two")
     assert (ours["program_id"], ours["tag"], ours["handle"]) == (expected["program_id"], expected["tag"], 1)
@@ -45,7 +45,9 @@ def test_info_flags_what_never_runs_aws_network_policy_agent_480(node: Sandbox) 
 def test_info_agrees_with_traffic(node: Sandbox) -> None:
     """What is called hidden counts no packet, what runs before it counts all."""
     node.load("ends", returns(0, padding=8))
-    node.attach(at("eth0", "one"), at("eth0", "ends", priority=2), at("eth0", "two", priority=3), mechanism="clsact")
+    node.attach(
+        at("eth0", "one", priority=1), at("eth0", "ends", priority=2), at("eth0", "two", priority=3), mechanism="clsact"
+    )
     node.sh("ip link set eth0 up; ip link set p0 up")
     runs = json.loads(node.python(SEND_AND_COUNT, *[f"{PINS}/{name}" for name in ("one", "ends", "two")]))
     hook = node.module("tc_bpf_info", interface=["eth0"])["interfaces"][0]["ingress"]
@@ -53,6 +55,32 @@ def test_info_agrees_with_traffic(node: Sandbox) -> None:
     assert runs[0] >= 10
     assert runs[1] >= 10
     assert runs[2] == 0
+
+
+def test_info_agrees_with_traffic_through_links_and_filters(node: Sandbox) -> None:
+    """A link that says OK keeps packets from later links and from every filter; one that says STOLEN, which TCX does
+    not know, from later links only."""
+    node.sh("ip link set eth0 up; ip link set p0 up")
+    node.load("stolen", returns(4, padding=9))
+    node.load("ends", returns(0, padding=8))
+    node.attach(at("eth0", "one"), mechanism="clsact")
+    names = ["stolen", "two", "ends", "one"]
+
+    def hidden_and_silent() -> tuple[list[str], list[str]]:
+        """By the module, and by traffic."""
+        before, after = (json.loads(node.python(SEND_AND_COUNT, *[f"{PINS}/{n}" for n in names])) for _ in range(2))
+        hook = node.module("tc_bpf_info", interface=["eth0"])["interfaces"][0]["ingress"]
+        told = [entry["name"].replace("ebpf.overlay:", "") for entry in hook if entry["hidden_by"]]
+        there = [entry["name"].replace("ebpf.overlay:", "") for entry in hook]
+        return told, [n for n, old, new in zip(names, before, after) if n in there and new - old < 10]
+
+    for name in ("stolen", "two"):
+        node.python(TCX_ATTACH, f"/sys/fs/bpf/foreign/{name}", "eth0", "46", f"{PINS}/{name}")
+    assert hidden_and_silent() == (["two"], ["two"])
+    node.sh("rm /sys/fs/bpf/foreign/stolen")
+    assert hidden_and_silent() == ([], [])
+    node.python(TCX_ATTACH, "/sys/fs/bpf/foreign/ends", "eth0", "46", f"{PINS}/ends")
+    assert hidden_and_silent() == (["one"], ["one"])
 
 
 # BPF_ENABLE_STATS (32) lasts as long as its descriptor, and is nobody else's business.

@@ -213,9 +213,7 @@ class Datapath:
 
 def places(ifindex: int) -> list[int]:
     """Where the datapath looks for an interface in ``devices``: place_of() in maps.h."""
-    return [
-        ((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES)
-    ]
+    return [((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES)]
 
 
 def fill(datapath: Datapath) -> None:

@@ -95,9 +95,7 @@ class Node:
         head = mac(handling.destination) + mac(source) + ethertype_of(changed).to_bytes(2, "big")
         return Left(handling.interface, head + changed, handling.mark, handling.priority, gso_size)
 
-    def take(
-        self, direction: str, packet: bytes, interface: str = "", *, gso_size: int = 0, mark: int = 0
-    ) -> Trip:
+    def take(self, direction: str, packet: bytes, interface: str = "", *, gso_size: int = 0, mark: int = 0) -> Trip:
         """It goes in; ``inside()`` of the answer lets it come out where the kernel wants it by then."""
         interface = interface or ("ens47f1" if direction == UPLINK else "cali1")
         frame = packets.frame(packet, self.overlay.interfaces[interface].mac)

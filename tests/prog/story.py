@@ -90,9 +90,7 @@ class Connection:
         sequence = self.next[direction] if sequence is None else sequence
         if acknowledgement is None:
             acknowledgement = self.next[other(direction)] if flags & ACK else 0
-        packet = self.ends.packet(
-            direction, flags, payload, sequence=sequence, acknowledgement=acknowledgement, **more
-        )
+        packet = self.ends.packet(direction, flags, payload, sequence=sequence, acknowledgement=acknowledgement, **more)
         if new:
             self.next[direction] = (sequence + len(payload) + bool(flags & SYN) + bool(flags & FIN)) % 2**32
         return self.node.take(direction, packet, interface, gso_size=gso_size, mark=mark)

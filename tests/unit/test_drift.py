@@ -119,3 +119,14 @@ def test_filters_before_ours_are_named_with_their_owner() -> None:
     softer = {**ours, "hidden_by": None, "may_be_hidden_by": [ours["hidden_by"]]}
     (item,) = find_drift([], [], [hook("eth0", first, softer)])
     assert item["kind"] == "ahead"
+
+
+def test_sysctls_are_named_with_both_values() -> None:
+    liberal, kept = "net.netfilter.nf_conntrack_tcp_be_liberal", "/etc/sysctl.d/60-ebpf-overlay.conf"
+    before = f"{liberal} = 0\nformer {liberal} = 0\n"
+    after = f"{liberal} = 1\n{kept}: {liberal} = 1\nformer {liberal} = 0\n"
+    found = find_drift([difference("overlay_conntrack", before, after)], [], [])
+    assert [(item["kind"], item["object"], item["wanted"], item["found"]) for item in found] == [
+        ("changed", liberal, "1", "0"),
+        ("missing", f"{kept}: {liberal}", "1", None),
+    ]

@@ -49,6 +49,18 @@ def applied(control: Control, operations: tuple[object, ...]) -> Control:
 
 
 @given(controls, wishes)
+def test_strict_conntrack_keeps_it_from_being_switched_on_and_nothing_else(control: Control, wanted: Wanted) -> None:
+    for loaded in (control, None):
+        try:
+            free = plan_mode(wanted, Observed(loaded, 0, NOW), PIN)
+        except OverlayError:
+            continue
+        held = plan_mode(wanted, Observed(loaded, 0, NOW, refusal="It is strict."), PIN)
+        assert held.operations == free.operations
+        assert held.unmet == (*free.unmet, *(["It is strict."] if wanted.mode == "on" else []))
+
+
+@given(controls, wishes)
 def test_planning_again_gives_nothing(control: Control, wanted: Wanted) -> None:
     try:
         plan = plan_mode(wanted, Observed(control, NOW, HZ), PIN)

@@ -154,11 +154,20 @@ def test_filters_of_other_chains_run_only_by_a_jump() -> None:
 
 
 def test_links_run_before_all_filters_and_know_other_codes() -> None:
-    def link(code: int) -> Entry:
-        return Entry("tcx", f"link{code}", None, None, 7, codes=frozenset({code}))
+    def link(*codes: int) -> Entry:
+        return Entry("tcx", f"link{codes[0]}", None, None, 7, codes=frozenset(codes))
 
     assert hidden(bpf(1, None), links=(link(0),)) == [(None, []), ("link0", [])]
     assert hidden(bpf(1, None), links=(link(4),)) == [(None, []), (None, [])], "TCX takes STOLEN for next"
+    # ... but no link runs after any other code (tcx_run).
+    after = [(None, []), ("link4", []), (None, [])]
+    assert hidden(bpf(1, None), links=(link(4), link(0))) == after
+    assert hidden(links=(link(-1, 4), link(-1)))[1] == (None, ["link-1"])
+    assert hidden(links=(link(-1), link(-1)))[1] == (None, [])
+
+
+def test_a_filter_that_only_continues_hides_nothing() -> None:
+    assert hidden(bpf(1, None, kind="u32", continues=True), bpf(2, {-1}))[1] == (None, [])
 
 
 def test_the_kernels_order_within_a_priority_is_kept() -> None:

@@ -20,7 +20,8 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 def told(number: int, **changes: Any) -> dict[str, Any]:
     """What the tasks register on a node that has the overlay, and a flow to the next one."""
-    workload = {"address": f"10.244.{number}.11", "interface": f"cali{number}"}
+    free = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
+    workload = {"address": f"10.244.{number}.11", "interface": f"cali{number}", **free, **changes.get("workload", {})}
     drift = changes.get("drift", [])
     entry = {
         "mechanism": "clsact", "name": "ebpf.overlay:from_uplink", "owner": "ebpf.overlay", "priority": 1, "handle": 1,
@@ -31,6 +32,7 @@ def told(number: int, **changes: Any) -> dict[str, Any]:
         "workloads": [workload],
         "control": {"mode": "on"},
         "uplinks": [{"name": "eth0"}],
+        "links_left_out": changes.get("links_left_out", []),
         "addresses": [f"198.18.0.{number}"],
     }
     pairs = [{"workload": workload["address"], "remote": f"10.244.{number + 1}.11", "flows": 3}]
@@ -48,6 +50,26 @@ def told(number: int, **changes: Any) -> dict[str, Any]:
 
 def fleet(**nodes: dict[str, Any]) -> dict[str, Any]:
     return fleet_status(list(nodes), nodes, WHEN)
+
+
+def test_what_stays_in_the_kernels_path_is_told_by_name() -> None:
+    left_out = [{"name": "tunl0", "reason": "its packets have no Ethernet header (link type ipip)"}]
+    found = fleet(a=told(1, workload={"never_by_peer": "the qdisc tbf"}, links_left_out=left_out), b=told(2))
+    assert found["nodes"][0]["notes"] == [
+        "link tunl0 is no uplink: its packets have no Ethernet header (link type ipip)",
+        "no redirect_peer for 10.244.1.11: it would skip the qdisc tbf",
+    ]
+    assert found["nodes"][1]["notes"] == []
+    assert page(found).count('<p class="note">link tunl0 is no uplink') == 1
+    assert [line for line in status_table(found) if ": " in line] == [
+        f"a: {note}" for note in found["nodes"][0]["notes"]
+    ]
+
+
+def test_an_uplink_by_route_is_known_by_its_program() -> None:
+    node = told(1)
+    node["node_attached"]["interfaces"][0]["name"] = "vxlan.calico"
+    assert fleet(a=node)["nodes"][0]["uplinks"] == ["eth0", "vxlan.calico"]
 
 
 class Reader(HTMLParser):

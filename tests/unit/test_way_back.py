@@ -43,3 +43,9 @@ def test_module_that_refuses_its_arguments_is_told_as_a_difference() -> None:
     [found] = _way_back.rehearse([{"module": "bpffs", "arguments": {"nonsense": 1}}])
     assert found["module"] == "bpffs"
     assert "nonsense" in found["reason"]
+
+
+def test_what_modules_warn_of_on_the_way_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = '{"changed": true, "warnings": ["as text", {"event": {"msg": "as an object"}}]}'
+    monkeypatch.setattr(_way_back, "_run_module", lambda *_, **__: wrapped)
+    assert _way_back._make([CALL, CALL]) == ["as text", "as an object"] * 2

@@ -111,6 +111,6 @@ def test_what_is_told_is_one_sentence_for_each_reason() -> None:
     shaped = [{"address": f"10.0.0.{n}", **FREE, "never_by_peer": "the qdisc tbf"} for n in range(1, 6)]
     other = {"address": "10.0.1.1", **FREE, "never_admitted": "the netdev chain t"}
     assert _workloads.told([*shaped, other, {"address": "10.0.2.2", **FREE}]) == [
-        "workloads 10.0.1.1 stay in the kernel's path: it would skip the netdev chain t",
-        "workloads 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 others get no redirect_peer: it would skip the qdisc tbf",
+        "the kernel's path for 10.0.1.1: the fast one would skip the netdev chain t",
+        "no redirect_peer for 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 others: it would skip the qdisc tbf",
     ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel
 
@@ -14,26 +15,26 @@ from ..objects import Loaded
 HOOKS = {
     ("uplink", "ingress"): "from_uplink",
     ("workload", "ingress"): "from_workload",
+    ("uplink", "egress"): "to_uplink",
+    ("workload", "egress"): "to_workload",
 }
 PRIORITY = 50  # of the filters, by clsact
 # Whether conntrack knows a connection of the overlay.
-TRACKED = False
+TRACKED = True
 # Kind -> the least and the largest share of a connection's packets that the packet filter may see while it is on.
-FILTERED = {"rr": (0.0, 0.01), "connect": (0.0, 0.01), "bulk": (0.0, 0.01)}
+# Handshake and end are the kernel's, and a heartbeat of each direction after 0.75 s.
+FILTERED = {"rr": (0.0, 0.02), "connect": (0.3, 0.9), "bulk": (0.0, 0.05)}
 # Kind -> the same for packets that the overlay must have counted as redirected.
-COUNTED = {"rr": (0.95, 1.01), "connect": (0.95, 1.01), "bulk": (0.95, 1.01)}
+COUNTED = {"rr": (0.95, 1.01), "connect": (0.1, 0.7), "bulk": (0.9, 1.01)}
 
-_PLAIN, _NEIGH, _PEER = range(3)  # as in settings.h
+_NEIGH, _PEER = 1, 2  # as in settings.h
 
 
 def load() -> Loaded:
     """Compiled as the role does it for this kernel when the user chooses nothing, with its maps filled."""
     system = os.uname()
     can = _kernel.capabilities(_kernel.stable_version(system.release, system.version))
-    settings = {
-        "OVERLAY_REDIRECT": _PEER if can["redirect_peer_safe"] else _NEIGH,
-        "OVERLAY_CHECK_MTU": int(can["check_mtu"]),
-    }
+    settings = {"OVERLAY_REDIRECT": _PEER if can["redirect"] == "peer" else _NEIGH}
     loaded = objects.build(objects.OVERLAY, tuple(HOOKS.values()), **settings)
     topology.fill_overlay(loaded)
     return loaded
@@ -41,6 +42,7 @@ def load() -> Loaded:
 
 def set_mode(loaded: Loaded, mode: str) -> None:
     """``on`` or ``off``."""
+    Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal").write_text("1", encoding="ascii")
     topology.set_mode(loaded, mode)
 
 

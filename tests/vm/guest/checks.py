@@ -12,6 +12,7 @@ from pathlib import Path
 from lab.cluster import HTTP_PORT, UPLINK
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
 
 from .generations import generation
 from .modules import expect, made, refused, run, settled, state
@@ -66,6 +67,15 @@ def attach(story: Story) -> None:
     for interface in told:
         owners = [entry["owner"] for entry in interface["ingress"]]
         expect(owners == ["ebpf.overlay"], f"owners on {interface['name']}: {owners}")
+
+
+def conntrack(_story: Story) -> None:
+    """Until conntrack is liberal the mode cannot become on; every kernel has the sysctls that it needs."""
+    told = run_call({"module": "overlay_mode", "arguments": {"mode": "on"}}, False)
+    expect("nf_conntrack_tcp_be_liberal is 0" in str(told.get("msg")), f"a strict conntrack is accepted: {told}")
+    settings = made("overlay_conntrack")["settings"]
+    newer = tuple(map(int, platform.release().split(".")[:2])) >= (5, 14)
+    expect(len(settings) == (4 if newer else 3), f"the sysctls that were set are {settings}")
 
 
 def mode(story: Story) -> None:
@@ -146,9 +156,10 @@ def removal(story: Story) -> None:
     made("tc_bpf_attach", attachments=[], purge=True)
     made("bpf_object", pin_dir=PIN_DIR, state="absent")
     made("bpffs", path=BPFFS, state="unmounted", emptied=[PIN_DIR])
+    made("overlay_conntrack", state="absent")
     settled(story.pristine, "the whole")
 
 
-CHECKS = (facts, build, maps, attach, mode, neigh, peer, mtu, tcx, off, removal, generation)
+CHECKS = (facts, build, maps, attach, conntrack, mode, neigh, peer, mtu, tcx, off, removal, generation)
 # Without these nothing else can pass.
-FOUNDATIONS = (facts, build, maps, attach)
+FOUNDATIONS = (facts, build, maps, attach, conntrack)

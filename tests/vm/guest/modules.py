@@ -19,7 +19,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_
 
 Result = dict[str, Any]
 # Where pins, generations and records are kept.
-FOLDERS = ("/sys/fs/bpf", "/var/lib/ebpf-overlay", "/run/ebpf-overlay")
+FOLDERS = ("/sys/fs/bpf", "/var/lib/ebpf-overlay", "/run/ebpf-overlay", "/etc/sysctl.d")
 PATIENCE = 30.0  # seconds; freed objects vanish from the kernel's lists some time after they were closed
 
 

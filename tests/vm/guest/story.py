@@ -61,6 +61,7 @@ class Story:
             {"module": "bpffs", "arguments": {}},
             {"module": "bpf_object", "arguments": self.build(NEIGH)},
             *map(fill, ("ifindex_map", "services", "peers")),
+            {"module": "overlay_conntrack", "arguments": {}},
             {"module": "tc_bpf_attach", "arguments": self.attachments()},
             fill("devices"),
         ]

@@ -31,21 +31,53 @@
 #include "shortcut.h"
 #include "act.h"
 
+/*
+ * Parses a packet of a listed service. With `active`, asks first what this processor remembers: most packets need no
+ * more, and `known` is set. False: the packet is nothing to look at, for a reason.
+ */
+static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+				  struct recent **known)
+{
+	void *data, *end;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (!holds(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr), &data, &end))
+			return refuse_short(packet, true, (void *)(long)skb->data, (void *)(long)skb->data_end);
+		if (!is_ours_ipv4(packet, data + ETH_HLEN))
+			return false;
+		if (active && (*known = recall_ipv4(skb, packet, active, data + ETH_HLEN)))
+			return true;
+		if (!parse_ipv4(skb, packet, data + ETH_HLEN))
+			return false;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (!holds(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr), &data, &end))
+			return refuse_short(packet, false, (void *)(long)skb->data, (void *)(long)skb->data_end);
+		if (!is_ours_ipv6(packet, data + ETH_HLEN))
+			return false;
+		if (active && (*known = recall_ipv6(skb, packet, active, data + ETH_HLEN)))
+			return true;
+		if (!parse_ipv6(skb, packet, data + ETH_HLEN))
+			return false;
+	} else {
+		return refuse(packet, REASON_not_ip);
+	}
+	return !skb->vlan_present || refuse(packet, REASON_not_ip);
+}
+
 /* TC ingress: the shortcut, or the kernel's path. */
 static __always_inline int decide(struct __sk_buff *skb, enum direction direction)
 {
 	struct flow_key key;
 	struct packet packet = {.direction = direction, .key = &key};
-	struct recent *recent;
+	struct recent *known = 0;
 	__u32 zero = 0;
 	struct control *active = control.lookup(&zero);
 
 	if (!active || READ_ONCE(active->mode) == MODE_OFF)
 		return TC_ACT_UNSPEC;
-	if (!parse(skb, &packet))
-		return pass(skb, &packet);
-	recent = shortcut(skb, &packet, active);
-	return recent ? redirect(skb, &packet, recent) : pass(skb, &packet);
+	if (parse(skb, &packet, active, &known) && !known)
+		known = shortcut(skb, &packet, active);
+	return known ? redirect(skb, &packet, known) : pass(skb, &packet);
 }
 
 /* TC egress: what the kernel let out. Only looks. */
@@ -61,7 +93,7 @@ static __always_inline int watch(struct __sk_buff *skb, enum direction direction
 		return TC_ACT_UNSPEC;
 	}
 	active = control.lookup(&zero);
-	if (active && READ_ONCE(active->mode) != MODE_OFF && parse(skb, &packet))
+	if (active && READ_ONCE(active->mode) != MODE_OFF && parse(skb, &packet, 0, 0))
 		came_out(skb, &packet, active);
 	return TC_ACT_UNSPEC;
 }

@@ -61,11 +61,7 @@ static __always_inline bool concerns_service(__be16 source, __be16 destination, 
 static __always_inline void set_ipv4(union address *address, __be32 ipv4, const struct iphdr *ip)
 {
 	address->halves[0] = *(const volatile __u8 *)ip ^ 0x45;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	address->halves[1] = (__u64)ipv4 << 32 | bpf_htonl(0xffff);
-#else
-	address->halves[1] = (__u64)bpf_htonl(0xffff) << 32 | ipv4;
-#endif
+	address->halves[1] = (__u64)ipv4 << 32 | bpf_htonl(0xffff); /* little-endian, as every machine that this runs on */
 }
 
 static __always_inline void set_ipv6(union address *address, const struct in6_addr *ipv6, const void *ip)
@@ -111,12 +107,11 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 
 /*
  * Ports come before whatever else may be wrong, because most packets are not ours and have only these to tell it by.
- * Both functions are given frames that hold an IP and a TCP header.
+ * These functions are given frames that hold an IP and a TCP header.
  */
-static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, void *data)
+static __always_inline bool is_ours_ipv4(struct packet *packet, const struct iphdr *ip)
 {
-	struct iphdr *ip = data + ETH_HLEN;
-	struct tcphdr *tcp = (void *)(ip + 1);
+	const struct tcphdr *tcp = (void *)(ip + 1);
 
 	if (*(__u8 *)ip != 0x45)
 		return refuse(packet, REASON_malformed);
@@ -124,23 +119,15 @@ static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, REASON_not_tcp);
 	if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
 		return refuse(packet, REASON_not_service);
-	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
-		return refuse(packet, REASON_fragment);
-	packet->length = bpf_ntohs(ip->tot_len);
-	if (!packet->length && skb->gso_size) /* more than the field holds (BIG TCP, iph_set_totlen) */
-		packet->length = skb->len - ETH_HLEN;
-	if (packet->length + ETH_HLEN > skb->len)
-		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->ttl;
 	packet->tos = ip->tos;
-	SET_KEY(packet, set_ipv4, ip, ip->saddr, ip->daddr, tcp);
-	return parse_tcp(packet, tcp, sizeof(*ip));
+	packet->length = bpf_ntohs(ip->tot_len);
+	return true;
 }
 
-static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *packet, void *data)
+static __always_inline bool is_ours_ipv6(struct packet *packet, const struct ipv6hdr *ip)
 {
-	struct ipv6hdr *ip = data + ETH_HLEN;
-	struct tcphdr *tcp = (void *)(ip + 1);
+	const struct tcphdr *tcp = (void *)(ip + 1);
 	__u8 protocol = ip->nexthdr;
 
 	if (*(__u8 *)ip >> 4 != 6)
@@ -149,11 +136,34 @@ static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *pac
 		return refuse(packet, protocol == IPPROTO_FRAGMENT ? REASON_fragment : REASON_not_tcp);
 	if (!concerns_service(tcp->source, tcp->dest, packet->direction == FROM_WORKLOAD))
 		return refuse(packet, REASON_not_service);
-	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (packet->length + ETH_HLEN > skb->len)
-		return refuse(packet, REASON_malformed);
 	packet->ttl = ip->hop_limit;
 	packet->tos = bpf_ntohl(*(__be32 *)ip) >> 20;
+	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	return true;
+}
+
+static __always_inline bool parse_ipv4(struct __sk_buff *skb, struct packet *packet, const struct iphdr *ip)
+{
+	const struct tcphdr *tcp = (void *)(ip + 1);
+
+	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
+		return refuse(packet, REASON_fragment);
+	if (!packet->length && skb->gso_size) /* more than the field holds (BIG TCP, iph_set_totlen) */
+		packet->length = skb->len - ETH_HLEN;
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
+	SET_KEY(packet, set_ipv4, ip, ip->saddr, ip->daddr, tcp);
+	return parse_tcp(packet, tcp, sizeof(*ip));
+}
+
+static __always_inline bool parse_ipv6(struct __sk_buff *skb, struct packet *packet, const struct ipv6hdr *ip)
+{
+	const struct tcphdr *tcp = (void *)(ip + 1);
+
+	if (packet->length == sizeof(*ip) && skb->gso_size) /* more than the field holds, with no option that tells */
+		packet->length = skb->len - ETH_HLEN;
+	if (packet->length + ETH_HLEN > skb->len)
+		return refuse(packet, REASON_malformed);
 	SET_KEY(packet, set_ipv6, ip, &ip->saddr, &ip->daddr, tcp);
 	if (is_mapped(&packet->key->workload))
 		return refuse(packet, REASON_malformed);
@@ -188,24 +198,4 @@ static __always_inline bool holds(struct __sk_buff *skb, __u32 headers, void **d
 	*data = (void *)(long)skb->data;
 	*end = (void *)(long)skb->data_end;
 	return *data + headers <= *end;
-}
-
-static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
-{
-	void *data, *end;
-
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (!holds(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr), &data, &end))
-			return refuse_short(packet, true, (void *)(long)skb->data, (void *)(long)skb->data_end);
-		if (!parse_ipv4(skb, packet, data))
-			return false;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (!holds(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr), &data, &end))
-			return refuse_short(packet, false, (void *)(long)skb->data, (void *)(long)skb->data_end);
-		if (!parse_ipv6(skb, packet, data))
-			return false;
-	} else {
-		return refuse(packet, REASON_not_ip);
-	}
-	return !skb->vlan_present || refuse(packet, REASON_not_ip);
 }

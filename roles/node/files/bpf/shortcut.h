@@ -144,6 +144,25 @@ static __always_inline bool judge(struct __sk_buff *skb, struct packet *packet, 
 	return refuse(packet, LEAVES);
 }
 
+/* As they stand in the packets of this direction. */
+static __always_inline void set_addresses(struct recent *known, const struct packet *packet)
+{
+	bool outbound = packet->direction == FROM_WORKLOAD;
+	const union address *source = outbound ? &packet->key->workload : &packet->key->remote;
+	const union address *destination = outbound ? &packet->key->remote : &packet->key->workload;
+	__u32 ports = *(const __u32 *)&packet->key->workload_port;
+
+	known->ports = outbound ? ports : ports << 16 | ports >> 16;
+	if (known->ethertype == bpf_htons(ETH_P_IP)) {
+		__builtin_memset(known->addresses, 0, sizeof(known->addresses));
+		((__u32 *)known->addresses)[0] = source->words[3];
+		((__u32 *)known->addresses)[1] = destination->words[3];
+	} else {
+		*(union address *)&known->addresses[0] = *source;
+		*(union address *)&known->addresses[2] = *destination;
+	}
+}
+
 /* From `flows` to what this processor remembers, or the reason why the packet takes the kernel's path. */
 static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet, const struct control *active,
 				    struct recent *known, const struct beat *beat, __u64 now)
@@ -179,15 +198,107 @@ static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet
 	known->header[2] = way->header[2];
 	known->tos = way->tos;
 	known->peer = OVERLAY_REDIRECT == REDIRECT_PEER && packet->direction == FROM_UPLINK &&
-		       !(way->flags & WORKLOAD_NEVER_PEER);
+		      !(way->flags & WORKLOAD_NEVER_PEER);
 	known->epoch = active->epoch;
 	known->proven = way->proven;
 	known->since = flow->trial == TRIAL_proven ? now : way->proven;
+	known->there = now;
+	known->ethertype = skb->protocol;
+	set_addresses(known, packet);
 	/* While the way is on trial, every packet comes here. */
 	known->version = flow->trial == TRIAL_proven ? version : version - 1;
 	if (!belongs_to(flow, packet->key) || READ_ONCE(beat->version) != version || !known->proven)
 		return refuse(packet, REASON_waiting);
 	return true;
+}
+
+/* Whether a packet may be looked at: what is said of all packets of listed services. */
+static __always_inline bool may_leave(const struct __sk_buff *skb, struct packet *packet, const struct control *active)
+{
+	if (READ_ONCE(active->deadline) && bpf_ktime_get_ns() >= active->deadline)
+		return refuse(packet, REASON_lease_expired);
+	if (skb->pkt_type != PACKET_HOST)
+		return refuse(packet, REASON_other_host);
+	if (is_exempt(skb))
+		return refuse(packet, REASON_exempt);
+	return true;
+}
+
+/*
+ * Most packets: what this processor remembers, unless there is any doubt. `addresses`: source and destination in the
+ * packet, `words` of eight bytes. Sets what redirect() needs of the packet.
+ */
+static __always_inline struct recent *recall(const struct __sk_buff *skb, struct packet *packet,
+					     const struct control *active, const __u64 *addresses, int words,
+					     const struct tcphdr *tcp, __u64 header)
+{
+	__u64 source, destination, payload, now = bpf_jiffies64();
+	__u32 ports = *(const __u32 *)tcp, bucket;
+	struct recent *known;
+	struct beat *beat;
+
+	if (words == 1) {
+		source = addresses[0] << 32 | bpf_htonl(0xffff);
+		destination = (addresses[0] & 0xffffffff00000000ULL) | bpf_htonl(0xffff);
+	} else {
+		source = addresses[0] ^ addresses[1];
+		destination = addresses[2] ^ addresses[3];
+	}
+	bucket = mix(source, destination, ports) >> (64 - __builtin_ctz(OVERLAY_RECENT));
+	known = recent.lookup(&bucket);
+	if (!known || known->ports != ports || known->addresses[0] != addresses[0])
+		return 0;
+	if (words == 4 && (known->addresses[1] != addresses[1] || known->addresses[2] != addresses[2] ||
+			   known->addresses[3] != addresses[3]))
+		return 0;
+	header += tcp->doff * 4;
+	payload = packet->length - header;
+	packet->sequence = bpf_ntohl(tcp->seq);
+	if (READ_ONCE(active->deadline) || skb->pkt_type != PACKET_HOST || skb->vlan_present || is_exempt(skb))
+		return 0; /* shortcut() asks in full */
+	if (known->in != skb->ifindex || known->ethertype != skb->protocol || known->epoch != active->epoch ||
+	    now - known->proven >= period(active) || (known->tos ^ packet->tos) & DSCP)
+		return 0;
+	if (tcp->doff < 5 || payload >> 63 || (payload && before(packet->sequence, known->next)))
+		return 0;
+	if (packet->length > known->largest && !(skb->gso_size && skb->gso_size + header <= known->largest))
+		return 0;
+	beat = beats.lookup(&bucket);
+	if (!beat || known->version != READ_ONCE(beat->version))
+		return 0;
+	if (known->there != now) {
+		if (!is_at(known->out, known->place))
+			return 0;
+		known->there = now;
+	}
+	known->next = packet->sequence + payload;
+	known->packets++;
+	return known;
+}
+
+static __always_inline bool is_plain(const struct tcphdr *tcp)
+{
+	return (((const __u8 *)tcp)[13] & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK;
+}
+
+static __always_inline struct recent *recall_ipv4(const struct __sk_buff *skb, struct packet *packet,
+						  const struct control *active, const struct iphdr *ip)
+{
+	const struct tcphdr *tcp = (void *)(ip + 1);
+
+	if (ip->frag_off & bpf_htons(0x3fff) || packet->length + ETH_HLEN != skb->len || packet->ttl <= 1 || !is_plain(tcp))
+		return 0;
+	return recall(skb, packet, active, (const __u64 *)&ip->saddr, 1, tcp, sizeof(*ip));
+}
+
+static __always_inline struct recent *recall_ipv6(const struct __sk_buff *skb, struct packet *packet,
+						  const struct control *active, const struct ipv6hdr *ip)
+{
+	const struct tcphdr *tcp = (void *)(ip + 1);
+
+	if (packet->length + ETH_HLEN != skb->len || packet->ttl <= 1 || !is_plain(tcp))
+		return 0;
+	return recall(skb, packet, active, (const __u64 *)&ip->saddr, 4, tcp, sizeof(*ip));
 }
 
 static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct packet *packet, const struct control *active)
@@ -197,23 +308,13 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 	struct beat *beat;
 	__u32 bucket;
 
-	if (READ_ONCE(active->deadline) && bpf_ktime_get_ns() >= active->deadline) {
-		refuse(packet, REASON_lease_expired);
+	if (!may_leave(skb, packet, active))
 		return 0;
-	}
-	if (skb->pkt_type != PACKET_HOST) {
-		refuse(packet, REASON_other_host);
-		return 0;
-	}
 	if (packet->ttl <= 1) {
 		refuse(packet, REASON_ttl);
 		return 0;
 	}
-	if (is_exempt(skb)) {
-		refuse(packet, REASON_exempt);
-		return 0;
-	}
-	if ((packet->flags & (TCP_SYN | TCP_FIN | TCP_RST))) {
+	if (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
 		follow(skb, packet, active);
 		return 0;
 	}
@@ -222,13 +323,7 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 	beat = beats.lookup(&bucket);
 	if (!known || !beat)
 		return 0;
-	if (known->in == skb->ifindex && known->version == READ_ONCE(beat->version) && known->epoch == active->epoch &&
-	      now - known->proven < period(active) && same_key(&known->key, packet->key) &&
-	      !((known->tos ^ packet->tos) & DSCP) && size_of(skb, packet) <= known->largest &&
-	      !(data_length(packet) && before(packet->sequence, known->next)) && is_at(known->out, known->place))
-		refuse(packet, LEAVES);
-	else
-		look_up(skb, packet, active, known, beat, now);
+	look_up(skb, packet, active, known, beat, now);
 	if (packet->reason != LEAVES)
 		return 0;
 	known->next = packet->sequence + data_length(packet);

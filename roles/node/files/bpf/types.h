@@ -103,11 +103,14 @@ struct pending {
 	struct flow flow;
 };
 
-/* What one processor remembers of one direction of a flow. */
+/* What one processor remembers of one direction of a flow. It is told by what stands in its packets, as it stands there. */
 struct recent {
-	struct flow_key key;
+	__u64 addresses[4]; /* source and destination; of IPv4 the first half of the first two words is all there is */
+	__u32 ports;
+	__u32 ethertype;
 	__u64 proven;
-	__u64 since; /* jiffies, when this was written */
+	__u64 since;   /* jiffies, when this was written */
+	__u64 there;   /* jiffies, when `out` was seen to be at its place */
 	__u32 version; /* that of its bucket in `beats` */
 	__u32 epoch;
 	__u32 in;
@@ -117,14 +120,15 @@ struct recent {
 	__u32 mark;
 	__u32 priority;
 	__u32 header[3];
-	__u32 next; /* sequence number behind the latest data */
+	__u32 next;    /* sequence number behind the latest data */
 	__u32 packets; /* that left by it, since the flow is remembered here */
 	__u8 tos;
 	__u8 peer; /* by bpf_redirect_peer */
 	__u8 pad[2];
+	struct flow_key key;
 };
 
-/* By bucket of flow and direction. */
+/* By bucket of a direction of a flow. */
 struct beat {
 	__u32 version; /* grows whenever a way of the bucket changes: what processors remember is old then */
 	__u32 awaited; /* sequence ^ acknowledgement number of a packet that is awaited: all others cost no lookup */

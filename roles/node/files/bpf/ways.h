@@ -23,23 +23,33 @@ static __always_inline __u32 period(const struct control *active)
 	return active->second - (active->second >> 2);
 }
 
-/* The upper bits tell keys apart and spread them. Not secret: who finds keys of one bucket makes them slower only. */
-static __always_inline __u64 mix(const struct flow_key *key)
+/*
+ * The upper bits tell directions of flows apart and spread them. An address is given as the exclusive or of its halves,
+ * the ports as they stand in the packet. Not secret: who finds packets of one bucket makes them slower only.
+ */
+static __always_inline __u64 mix(__u64 source, __u64 destination, __u32 ports)
 {
-	__u64 ports = (__u64)key->workload_port << 16 | key->remote_port;
+	return (source ^ destination >> 7 ^ ports) * 0x9e3779b97f4a7c15ULL;
+}
 
-	return (key->remote.halves[0] ^ key->remote.halves[1] ^ ports ^
-		(key->workload.halves[0] ^ key->workload.halves[1]) >> 7) * 0x9e3779b97f4a7c15ULL;
+static __always_inline __u64 mix_key(const struct flow_key *key, enum direction direction)
+{
+	__u64 workload = key->workload.halves[0] ^ key->workload.halves[1];
+	__u64 remote = key->remote.halves[0] ^ key->remote.halves[1];
+	__u32 ports = *(const __u32 *)&key->workload_port;
+
+	return direction == FROM_WORKLOAD ? mix(workload, remote, ports)
+					  : mix(remote, workload, ports << 16 | ports >> 16);
 }
 
 static __always_inline __u32 bucket_of(const struct flow_key *key, enum direction direction)
 {
-	return mix(key) >> (64 - __builtin_ctz(OVERLAY_RECENT)) ^ direction;
+	return mix_key(key, direction) >> (64 - __builtin_ctz(OVERLAY_RECENT));
 }
 
 static __always_inline __u32 tag_of(const struct flow_key *key)
 {
-	return mix(key) >> 32;
+	return mix_key(key, FROM_WORKLOAD) >> 32;
 }
 
 /*
@@ -61,7 +71,7 @@ static __always_inline void changed(const struct flow_key *key)
 
 	if (beat)
 		__sync_fetch_and_add(&beat->version, 1);
-	bucket ^= FROM_UPLINK ^ FROM_WORKLOAD;
+	bucket = bucket_of(key, FROM_WORKLOAD);
 	beat = beats.lookup(&bucket);
 	if (beat)
 		__sync_fetch_and_add(&beat->version, 1);

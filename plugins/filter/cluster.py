@@ -43,13 +43,14 @@ def missing_nodes(known: str) -> list[str]:
     return [f"{name} ({why})" for name, why in sorted(json.loads(known)["missing"].items())]
 
 
-def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any) -> str:
-    """Name of a node, all host variables, the picture and the services -> maps and attachments of the node, as text.
+def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any, peers: Any = ()) -> str:
+    """Name of a node, all host variables, the picture, the user's services and peers (empty: the nodes and their
+    workloads) -> maps and attachments of the node, as text.
 
     What stays in the kernel's path is a warning.
     """
     facts = _overlay(_raw(hostvars, name))
-    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services))
+    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services, peers))
     for note in plan["notes"]:
         Display().warning(f"{name}: {note}.")
     return json.dumps(plan)

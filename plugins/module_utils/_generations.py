@@ -158,7 +158,7 @@ def _adapt_arguments(call: Call, moved: Mapping[int, int | None], now: Mapping[s
         name = str(arguments["map"]).rpartition("/")[2]
         if name == "devices":
             carriers = [moved.get(entry["value"], entry["value"]) for entry in arguments["entries"]]
-            places = place_devices(ifindex for ifindex in carriers if ifindex is not None)
+            places, _unplaced = place_devices(ifindex for ifindex in carriers if ifindex is not None)
             arguments["entries"] = [{"key": place, "value": ifindex} for place, ifindex in places]
             return arguments
         entries = (_adapt_entry(name, entry, moved) for entry in arguments["entries"])
@@ -167,12 +167,11 @@ def _adapt_arguments(call: Call, moved: Mapping[int, int | None], now: Mapping[s
 
 
 def _adapt_entry(name: str, entry: Mapping[str, Any], moved: Mapping[int, int | None]) -> dict[str, Any] | None:
-    value = entry["value"]
-    member = {"ifindex_map": "ifindex", "peers": "uplink"}.get(name)
-    if member is None:
+    if name != "ifindex_map":
         return dict(entry)
-    ifindex = moved.get(value[member], value[member])
-    return None if ifindex is None else {**entry, "value": {**value, member: ifindex}}
+    value = entry["value"]
+    ifindex = moved.get(value["ifindex"], value["ifindex"])
+    return None if ifindex is None else {**entry, "value": {**value, "ifindex": ifindex}}
 
 
 def describe(history: History, number: int) -> str:

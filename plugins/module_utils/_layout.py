@@ -65,13 +65,10 @@ _RECENT: list[dict[str, Any]] = [
 SCHEMAS: dict[str, tuple[Any, Any]] = {
     "ifindex_map": (
         "ip",
-        [{"name": "ifindex", "type": "ifindex"}, {"name": "mtu", "type": "u32"}, {"name": "flags", "type": "u32"}],
+        [{"name": "ifindex", "type": "ifindex"}, {"name": "flags", "type": "u32"}],
     ),
     "services": ("u32", "u32"),
-    "peers": (
-        "cidr",
-        [{"name": "uplink", "type": "ifindex"}, {"name": "mtu", "type": "u32"}, {"name": "next_hop", "type": "ip"}],
-    ),
+    "peers": ("cidr", "u32"),
     "devices": ("u32", "ifindex"),
     "device_epochs": ("u32", "u32"),
     "control": (

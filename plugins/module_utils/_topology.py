@@ -7,25 +7,32 @@ them and says what nodes must know about each other; everything else a node know
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import OLDEST
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICE_PROBES, DEVICES, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._peers import workload_prefixes
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._peers import (
+    parse_peers,
+    peer_entries,
+    without_covered,
+    workload_prefixes,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._services import service_entries
-from ansible_collections.ebpf.overlay.plugins.module_utils._uplinks import RouteTable, find_links, is_default
+from ansible_collections.ebpf.overlay.plugins.module_utils._uplinks import find_links, is_default
 from ansible_collections.ebpf.overlay.plugins.module_utils._workloads import NEVER_BY_PEER
 
 Facts = Mapping[str, Any]
 
 FORMAT = 2
 """Of the facts. Those of another release, in a cache, are as good as none."""
+
+DEVICE_CANDIDATES = 16
+DEVICE_SHIFT = 19  # leaves 13 of 32 bits: 8192 places
 
 
 @dataclass(frozen=True)
@@ -127,130 +134,106 @@ def _why_not(node: Facts | None, fresh: bool, now: float, max_age: float) -> str
 # --- one node's maps --------------------------------------------------------------------------------------------------
 
 
-def plan_node(name: str, facts: Facts, picture: Mapping[str, Facts], services: Any) -> dict[str, Any]:
+def plan_node(
+    name: str, facts: Facts, picture: Mapping[str, Facts], services: Any, wanted_peers: Any = ()
+) -> dict[str, Any]:
     """What node ``name`` must be: ``maps`` (name -> entries for the module ``bpf_map_sync``), ``attachments`` (for
-    ``tc_bpf_attach``, reply side first), the names of its ``uplinks``, the number of ``peers``, and ``notes``:
-    sentences about what stays in the kernel's path.
+    ``tc_bpf_attach``, in this order), the names of its ``uplinks``, the number of ``peers``, and ``notes``: sentences
+    about what stays in the kernel's path. ``services``, ``wanted_peers``: as the user gives them.
 
     While the picture misses nodes, the peers that the node knows already stay: some of them may be theirs.
-    Raises :class:`OverlayError` for a service that cannot be accelerated.
+    Raises :class:`OverlayError` for a service that cannot be accelerated, and for a peer that is no prefix.
     """
     others = {other: node for other, node in picture["nodes"].items() if other != name}
-    uplinks, left_out = _find_uplinks(facts, others)
-    peers = _find_peers(facts, others, uplinks)
+    here = picture["nodes"].get(name, {"addresses": [], "prefixes": []})
+    found = [address for node in others.values() for address in node["addresses"]]
+    prefixes = {prefix for node in others.values() for prefix in node["prefixes"]} - set(here["prefixes"])
+    found += without_covered(prefixes)
     if picture["missing"]:
-        there = {interface["ifindex"]: interface for interface in facts["interfaces"]}
-        for entry in facts["known_peers"]:
-            uplink = there.get(entry["value"]["uplink"])
-            if uplink and (uplink["name"] in uplinks or (facts["uplinks_by_route"] and not uplink["unfit"])):
-                uplinks.setdefault(uplink["name"], uplink["ifindex"])
-                peers.setdefault(entry["key"], dict(entry["value"]))
-    for address in facts["addresses"]:
-        peers[_prefix(address)] = {"uplink": 0, "mtu": 0, "next_hop": "::"}
+        found += [prefix for prefix in facts["known_peers"] if not is_default(prefix)]
+    peers = parse_peers(wanted_peers) or found
 
+    uplinks, left_out = _find_uplinks(facts, found)
     workloads = [workload for workload in facts["workloads"] if not workload["never_admitted"]]
-    carriers = {workload["interface"]: workload["ifindex"] for workload in workloads}
+    carriers = {**{workload["interface"]: workload["ifindex"] for workload in workloads}, **uplinks}
+    places, unplaced = place_devices(carriers.values())
+    placed = {interface for interface, ifindex in carriers.items() if ifindex not in unplaced}
+    workloads = [workload for workload in workloads if workload["interface"] in placed]
+    own_side, other_side = {one["interface"] for one in workloads}, placed & set(uplinks)
+    notes = _uplinks.told(left_out) + _workloads.told(facts["workloads"])
+    notes += [f"{one} stays in the kernel's path: {NO_PLACE}" for one in sorted(set(carriers) - placed)]
+    if not other_side:
+        notes.append("no uplink was found: nothing will take the fast path; see overlay_uplinks")
+    if others and peers is found and not prefixes:
+        notes.append("no workload prefix of another node is known, so only nodes are peers; see overlay_peers")
     return {
         "maps": {
             "ifindex_map": [
-                {
-                    "key": workload["address"],
-                    "value": {"ifindex": workload["ifindex"], "mtu": workload["mtu"], "flags": _flags(workload)},
-                }
-                for workload in workloads
+                {"key": one["address"], "value": {"ifindex": one["ifindex"], "flags": _flags(one)}} for one in workloads
             ],
             "services": service_entries(services),
-            "peers": [{"key": prefix, "value": value} for prefix, value in sorted(peers.items())],
-            "devices": [
-                {"key": place, "value": ifindex}
-                for place, ifindex in place_devices([*carriers.values(), *uplinks.values()])
-            ],
+            "peers": peer_entries({*here["addresses"], *facts["own_addresses"]}, peers),
+            "devices": [{"key": place, "value": ifindex} for place, ifindex in places],
         },
+        # Watchers are there before whoever needs them to have seen something; replies before what they answer.
         "attachments": [
-            {"interface": interface, "direction": "ingress", "program": f"{PIN_DIR}/from_workload"}
-            for interface in sorted(carriers)
-        ]
-        + [
-            {"interface": uplink, "direction": "ingress", "program": f"{PIN_DIR}/from_uplink"}
-            for uplink in sorted(uplinks)
+            *_attachments(own_side, "egress", "to_workload"),
+            *_attachments(other_side, "egress", "to_uplink"),
+            *_attachments(own_side, "ingress", "from_workload"),
+            *_attachments(other_side, "ingress", "from_uplink"),
         ],
-        "uplinks": sorted(uplinks),
+        "uplinks": sorted(other_side),
         "peers": len(others),
-        "notes": _notes(facts, others, uplinks, left_out),
+        "notes": notes,
     }
+
+
+def _attachments(interfaces: Iterable[str], direction: str, program: str) -> list[dict[str, str]]:
+    return [
+        {"interface": interface, "direction": direction, "program": f"{PIN_DIR}/{program}"}
+        for interface in sorted(interfaces)
+    ]
 
 
 def _flags(workload: Facts) -> int:
     return NEVER_BY_PEER if workload["never_by_peer"] else 0
 
 
-def _find_uplinks(facts: Facts, others: Mapping[str, Facts]) -> tuple[dict[str, int], list[Facts]]:
-    """Name -> ifindex of the uplinks, those included by which the node reaches the ``others`` and their workloads; and
-    the links that would be uplinks and are left out (``name, reason``)."""
+def _find_uplinks(facts: Facts, peers: Iterable[str]) -> tuple[dict[str, int], list[Facts]]:
+    """Name -> ifindex of the uplinks, those included by which the node reaches ``peers`` (other nodes and prefixes of
+    their workloads); and the links that would be uplinks and are left out (``name, reason``)."""
     uplinks = {uplink["name"]: uplink["ifindex"] for uplink in facts["uplinks"]}
     if not facts["uplinks_by_route"]:
         return uplinks, facts["links_left_out"]
-    addresses = [address for node in others.values() for address in node["addresses"]]
-    prefixes = [prefix for node in others.values() for prefix in node["prefixes"]]
-    links = find_links(facts["routes"], addresses, prefixes)
+    links = find_links(facts["routes"], peers)
     links |= {route["interface"] for route in facts["routes"] if is_default(route["prefix"])}
     used = [interface for interface in facts["interfaces"] if interface["name"] in links]
     uplinks.update({interface["name"]: interface["ifindex"] for interface in used if not interface["unfit"]})
     return uplinks, [{"name": one["name"], "reason": one["unfit"]} for one in used if one["unfit"]]
 
 
-def _notes(
-    facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int], left_out: Iterable[Facts]
-) -> list[str]:
-    """What a person must know of this node: why something takes the kernel's path that looks as if it need not."""
-    notes = _uplinks.told(left_out)
-    if not uplinks:
-        notes.append("no uplink was found: nothing will take the fast path; see overlay_uplinks")
-    if others and not any(node["prefixes"] for node in others.values()):
-        notes.append(
-            "no workload prefix of another node is known, so only the nodes themselves are peers; see overlay_peers"
-        )
-    return notes + _workloads.told(facts["workloads"])
+NO_PLACE = "the map devices has no free place for it"
 
 
-def _find_peers(facts: Facts, others: Mapping[str, Facts], uplinks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Entries of the map ``peers`` by prefix: the other nodes, and what this node routes through them."""
-    routes = [route for route in facts["routes"] if not is_default(route["prefix"])]
-    table = RouteTable(facts["routes"])
-    addresses = [address for node in others.values() for address in node["addresses"]]
-    gateways = set(addresses)
-    ways = [(address, hop) for address in addresses for hop in table.find(address)[:1]]
-    ways += [(route["prefix"], route) for route in routes if route["gateway"] in gateways]
-    mtus = {interface["name"]: interface["mtu"] for interface in facts["interfaces"]}
-    return {
-        _prefix(prefix): {
-            "uplink": uplinks[route["interface"]],
-            "mtu": mtus[route["interface"]],
-            "next_hop": route["gateway"] or "::",
-        }
-        for prefix, route in ways
-        if route["interface"] in uplinks and route["interface"] in mtus
-    }
+def place_devices(ifindexes: Iterable[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """``(place in the map devices, ifindex)`` of every interface, where the datapath looks for it; and the interfaces
+    that got none, since others have all of their candidates.
 
-
-def place_devices(ifindexes: Iterable[int]) -> list[tuple[int, int]]:
-    """``(place in the map devices, ifindex)`` of every interface, where the datapath looks for it.
-
-    Raises :class:`OverlayError` where more interfaces want the same few places than there are (DEVICE_PROBES).
+    Indexes come in rows or far apart (a node that has started 100,000 workloads), so the candidates of one are
+    scattered by multiplication (Knuth, The Art of Computer Programming 3, 6.4).
     """
     places: dict[int, int] = {}
+    unplaced = []
     for ifindex in sorted(set(ifindexes)):
-        free = [place for probe in range(DEVICE_PROBES) if (place := (ifindex ^ probe) % DEVICES) not in places]
-        if not free:
-            raise OverlayError(
-                "place an interface in the map devices",
-                f"ifindex {ifindex}",
-                f"{DEVICE_PROBES} others have its places",
-                "Recreate that interface, so that it gets another ifindex, or list fewer workload interfaces.",
-            )
-        places[free[0]] = ifindex
-    return sorted(places.items())
+        place = next((one for one in candidates(ifindex) if one not in places), None)
+        if place is None:
+            unplaced.append(ifindex)
+        else:
+            places[place] = ifindex
+    return sorted(places.items()), unplaced
 
 
-def _prefix(text: str) -> str:
-    return str(ipaddress.ip_network(text, strict=False))
+def candidates(ifindex: int) -> Iterator[int]:
+    """The places in the map devices at which the datapath looks for an interface, in this order."""
+    for number in range(DEVICE_CANDIDATES):
+        yield ((ifindex + number * 0x9E3779B9 & 0xFFFFFFFF) * 0x85EBCA6B & 0xFFFFFFFF) >> DEVICE_SHIFT

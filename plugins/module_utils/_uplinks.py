@@ -92,10 +92,10 @@ def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[
     return sorted(found)
 
 
-def find_links(routes: Sequence[Facts], addresses: Iterable[str], prefixes: Iterable[str]) -> set[str]:
-    """The interfaces by which a node reaches ``addresses`` and ``prefixes``, by all next hops."""
+def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
+    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops."""
     table = RouteTable(route for route in routes if route["interface"])
-    wanted = [*addresses, *(str(ipaddress.ip_network(prefix).network_address) for prefix in prefixes)]
+    wanted = (peer.split("/")[0] for peer in peers)
     return {route["interface"] for address in wanted for route in table.find(address)}
 
 

@@ -200,11 +200,11 @@ diff:
   sample:
     before: |
       ifindex_map: 1 entries
-      10.244.2.10 -> ifindex=cali1, mtu=1500, flags=0
+      10.244.2.10 -> ifindex=cali1, flags=0
     after: |
       ifindex_map: 2 entries
-      10.244.2.10 -> ifindex=cali1, mtu=1450, flags=0
-      10.244.2.11 -> ifindex=cali2, mtu=1450, flags=0
+      10.244.2.10 -> ifindex=cali3, flags=0
+      10.244.2.11 -> ifindex=cali2, flags=0
 """
 
 import contextlib

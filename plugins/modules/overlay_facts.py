@@ -143,17 +143,24 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._identity import iden
 from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._peers import PEER
 
 
-def known_peers(interfaces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The peers of the confirmed generation, without the node's own addresses."""
+def known_peers(interfaces: list[dict[str, Any]]) -> list[str]:
+    """The prefixes of the confirmed generation's peers, without the node's own addresses."""
     history = Store().read()
     if history.confirmed not in history.generations:
         return []
     ifindexes = {interface["name"]: interface["ifindex"] for interface in interfaces}
     calls = _generations.calls_to(history, history.confirmed, ifindexes)
     filled = {call["arguments"].get("map"): call["arguments"].get("entries", []) for call in calls}
-    return [entry for entry in filled.get(f"{PIN_DIR}/peers", []) if entry["value"]["uplink"]]
+    found = []
+    for entry in filled.get(f"{PIN_DIR}/peers", []):
+        value = entry["value"]
+        # Release 1.0.0 noted the way to a peer instead.
+        if value["uplink"] if isinstance(value, dict) else value == PEER:
+            found.append(entry["key"])
+    return found
 
 
 def look_at_workloads(workloads: list[dict[str, Any]], chains: list[dict[str, str]]) -> None:

@@ -20,6 +20,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _generation_st
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
 
 CALLS: tuple[dict[str, Any], ...] = (
     {"module": "bpffs", "arguments": {}},
@@ -28,8 +29,8 @@ CALLS: tuple[dict[str, Any], ...] = (
         "arguments": {
             "map": "/p/ifindex_map",
             "entries": [
-                {"key": "10.0.0.1", "value": {"ifindex": 5, "mtu": 1500, "flags": 0}},
-                {"key": "10.0.0.2", "value": {"ifindex": 6, "mtu": 1500, "flags": 0}},
+                {"key": "10.0.0.1", "value": {"ifindex": 5, "flags": 0}},
+                {"key": "10.0.0.2", "value": {"ifindex": 6, "flags": 0}},
             ],
         },
     },
@@ -127,8 +128,8 @@ def test_what_is_not_kept_is_an_error(wanted: str) -> None:
 def test_restoring_follows_interfaces_to_their_new_numbers_and_leaves_out_those_that_are_gone() -> None:
     calls = _generations.adapt(CALLS, {"cali5": 5, "cali6": 6}, {"cali5": 9})
     by_module = [call["arguments"] for call in calls]
-    assert by_module[1]["entries"] == [{"key": "10.0.0.1", "value": {"ifindex": 9, "mtu": 1500, "flags": 0}}]
-    assert by_module[2]["entries"] == [{"key": 9, "value": 9}]
+    assert by_module[1]["entries"] == [{"key": "10.0.0.1", "value": {"ifindex": 9, "flags": 0}}]
+    assert by_module[2]["entries"] == [{"key": next(candidates(9)), "value": 9}]
     assert by_module[3]["attachments"] == [{"interface": "cali5"}]
     assert _generations.adapt(CALLS, {"cali5": 5}, {"cali5": 5}) == CALLS
 
@@ -301,7 +302,7 @@ def test_a_record_whose_calls_do_not_fit_its_digest_is_as_if_it_were_not_there(t
         store.begin(attempt(number, number - 1), generation(number, number - 1), b"")
         store.confirm(number, f"a{number}")
     manifest = tmp_path / "state/generations/2/manifest.json"
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace("1500", "1400"), encoding="utf-8")
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("10.0.0.2", "10.0.0.3"), encoding="utf-8")
     seen = store.read()
     assert (sorted(seen.generations), seen.confirmed) == ([1], 2)
     for wanted in ("previous", "former", "2"):

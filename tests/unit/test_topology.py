@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _topology, _uplinks
@@ -77,41 +77,115 @@ def picture_of(facts: dict[str, Any], fresh: tuple[str, ...] | None = None, max_
     return _topology.build_picture(facts, facts if fresh is None else fresh, NOW, max_age, CONTROLLER)
 
 
+def plan(name: str, facts: dict[str, Any], picture: dict[str, Any] | None = None, peers: Any = ()) -> dict[str, Any]:
+    return _topology.plan_node(name, facts[name], picture or picture_of(facts), SERVICES, peers)
+
+
 def planned_peers(name: str, facts: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
-    entries = _topology.plan_node(name, facts[name], picture, SERVICES)["maps"]["peers"]
+    entries = plan(name, facts, picture)["maps"]["peers"]
     return {entry["key"]: entry["value"] for entry in entries}
 
 
-def test_peers_are_the_other_nodes_and_what_is_routed_through_them() -> None:
+def test_peers_are_the_other_nodes_and_the_prefixes_of_their_workloads() -> None:
     facts = cluster()
-    planned = _topology.plan_node("n1", facts["n1"], picture_of(facts), SERVICES)
-    peers = {entry["key"]: entry["value"] for entry in planned["maps"]["peers"]}
-    assert peers == {
-        "198.18.0.11/32": {"uplink": 0, "mtu": 0, "next_hop": "::"},  # its own: never a peer
-        "198.18.0.12/32": {"uplink": 2, "mtu": 1500, "next_hop": "::"},
-        "198.18.0.13/32": {"uplink": 2, "mtu": 1500, "next_hop": "::"},
-        "10.244.2.0/24": {"uplink": 2, "mtu": 1500, "next_hop": "198.18.0.12"},
-        "10.244.3.0/24": {"uplink": 2, "mtu": 1500, "next_hop": "198.18.0.13"},
+    facts["n3"]["workload_prefixes"] = ["10.244.3.0/26", "fd44::/122"]
+    assert planned_peers("n1", facts, picture_of(facts)) == {
+        "198.18.0.11/32": 0,  # its own: never a peer
+        "198.18.0.12/32": 1,
+        "198.18.0.13/32": 1,
+        "10.244.2.0/24": 1,
+        "10.244.3.0/24": 1,  # holds the block that the node itself names
+        "fd44::/122": 1,
     }
 
 
-def test_the_reply_side_is_attached_first() -> None:
+def test_what_one_node_knows_of_another_all_others_learn() -> None:
+    """The next hop of a node in another rack is a switch."""
     facts = cluster()
-    planned = _topology.plan_node("n1", facts["n1"], picture_of(facts), SERVICES)
-    assert [attachment["interface"] for attachment in planned["attachments"]] == ["cali1", "ens47f1"]
-    assert [entry["value"] for entry in planned["maps"]["devices"]] == [2, 5]
+    facts["n1"]["routes"] = facts["n1"]["routes"][:2]
+    assert {"10.244.2.0/24", "10.244.3.0/24"} <= set(planned_peers("n1", facts, picture_of(facts)))
+
+
+def test_the_users_peers_replace_the_nodes() -> None:
+    facts = cluster()
+    found = plan("n1", facts, peers="any")
+    assert {entry["key"]: entry["value"] for entry in found["maps"]["peers"]} == {
+        "0.0.0.0/0": 1, "::/0": 1, "198.18.0.11/32": 0,
+    }  # fmt: skip
+    assert found["uplinks"] == ["ens47f1"]
+    with pytest.raises(OverlayError, match=r"overlay_peers\[0\]"):
+        plan("n1", facts, peers=["everybody"])
+
+
+def test_a_default_route_by_way_of_a_node_makes_nobody_a_peer() -> None:
+    facts = cluster()
+    facts["n1"]["routes"][0] = route("0.0.0.0/0", "ens47f1", "198.18.0.12")
+    facts["n1"]["known_peers"] = ["0.0.0.0/0", "10.244.9.0/24"]  # as release 1.0.0 had it
+    facts["n3"] = None
+    peers = planned_peers("n1", facts, picture_of(facts))
+    assert "10.244.9.0/24" in peers
+    assert not [prefix for prefix in peers if prefix.endswith("/0")]
+
+
+def test_watchers_are_attached_first_and_the_reply_side_ahead_of_the_uplink() -> None:
+    found = plan("n1", cluster())
+    assert [
+        (one["interface"], one["direction"], one["program"].rpartition("/")[2]) for one in found["attachments"]
+    ] == [
+        ("cali1", "egress", "to_workload"),
+        ("ens47f1", "egress", "to_uplink"),
+        ("cali1", "ingress", "from_workload"),
+        ("ens47f1", "ingress", "from_uplink"),
+    ]
+    assert sorted(entry["value"] for entry in found["maps"]["devices"]) == [2, 5]
 
 
 def test_an_uplink_that_only_leads_to_peers_is_found_by_route_unless_the_user_chose() -> None:
     facts = cluster(2)
-    facts["n1"]["interfaces"].append(interface("ens9", 9, "203.0.113.1/24"))
-    facts["n1"]["routes"].append(route("198.18.0.12", "ens9"))
-    picture = picture_of(facts)
-    assert _topology.plan_node("n1", facts["n1"], picture, SERVICES)["uplinks"] == ["ens47f1", "ens9"]
+    facts["n1"]["interfaces"] += [interface("vxlan.calico", 9, "10.244.1.0/32"), interface("ens8", 8)]
+    facts["n1"]["routes"] += [
+        route("10.244.2.0/26", "vxlan.calico", "10.244.2.0"),
+        route("198.18.0.12", "ens8"),
+        route("192.0.2.0/24", "ens7"),
+    ]
+    facts["n2"]["own_addresses"].append("10.244.2.0")
+    assert plan("n1", facts)["uplinks"] == ["ens47f1", "ens8", "vxlan.calico"]
     facts["n1"]["uplinks_by_route"] = False
-    planned = _topology.plan_node("n1", facts["n1"], picture, SERVICES)
-    assert planned["uplinks"] == ["ens47f1"]
-    assert "198.18.0.12/32" not in {entry["key"] for entry in planned["maps"]["peers"]}
+    assert plan("n1", facts)["uplinks"] == ["ens47f1"]
+
+
+def test_links_and_workloads_that_stay_in_the_kernels_path_are_named() -> None:
+    facts = cluster(2)
+    assert plan("n1", facts)["notes"] == []
+    facts["n1"]["interfaces"] += [interface("tunl0", 9, link_type="ipip"), interface("tun7", 10, link_type="none")]
+    facts["n1"]["routes"] += [
+        route("10.244.2.0/24", "tunl0", "198.18.0.12"),
+        route("172.16.0.0/24", "tun7", "172.16.9.9"),
+    ]
+    facts["n1"]["workloads"] += [
+        workload("10.244.1.12", "cali2", 6, never_by_peer="the qdisc tbf"),
+        workload("10.244.1.13", "cali3", 7, never_admitted="the netdev chain netdev t in"),
+    ]
+    found = plan("n1", facts)
+    assert len(found["notes"]) == 3
+    for words in ("link tunl0", "10.244.1.12: it would skip the qdisc tbf", "10.244.1.13: the fast one would skip"):
+        assert any(words in note for note in found["notes"]), words
+    assert {entry["key"]: entry["value"]["flags"] for entry in found["maps"]["ifindex_map"]} == {
+        "10.244.1.11": 0,
+        "10.244.1.12": 1,
+    }
+    assert {one["interface"] for one in found["attachments"]} == {"cali1", "cali2", "ens47f1"}
+
+
+def test_a_node_without_uplink_or_whose_peers_have_no_workloads_says_so() -> None:
+    facts = cluster(2)
+    for name in facts:
+        facts[name]["routes"] = facts[name]["routes"][:2]
+    (note,) = plan("n1", facts)["notes"]
+    assert "overlay_peers" in note
+    assert plan("n1", facts, peers=["10.0.0.0/8"])["notes"] == []
+    facts["n1"] |= {"uplinks": [], "uplinks_by_route": False}
+    assert [note for note in plan("n1", facts)["notes"] if "no uplink was found" in note]
 
 
 def test_every_planned_entry_fits_its_schema() -> None:
@@ -126,6 +200,36 @@ def test_two_nodes_with_one_address_are_refused_by_name() -> None:
     facts = {"n1": node(1), "other": {**node(2), "uplinks": node(1)["uplinks"]}}
     with pytest.raises(OverlayError, match=r"n1 and other.*198\.18\.0\.11"):
         picture_of(facts)
+
+
+def test_an_address_that_both_have_but_neither_is_known_by_is_nobodys() -> None:
+    """A moving one that was seen on both, an anycast address, the same bridge for containers on all nodes."""
+    facts = cluster(2)
+    for name in facts:
+        facts[name]["addresses"] += ["198.18.0.100", "172.17.0.1"]
+        facts[name]["own_addresses"].append("172.17.0.1")
+    picture = picture_of(facts)
+    assert picture["nodes"]["n2"]["addresses"] == ["198.18.0.12"]
+    assert planned_peers("n1", facts, picture)["172.17.0.1/32"] == 0
+    # The address by which a node is dialled is its own, wherever it is: here on the loopback.
+    facts["n1"]["uplinks"][0]["primary"] = []
+    facts["n1"]["own_addresses"] = []
+    assert picture_of(facts)["nodes"]["n1"]["addresses"] == ["198.18.0.11"]
+
+
+def test_a_moving_address_changes_no_map() -> None:
+    facts = cluster(2)
+    before = {name: plan(name, facts) for name in facts}
+    facts["n2"]["addresses"].append("198.18.0.100")
+    assert {name: plan(name, facts) for name in facts} == before
+
+
+def test_facts_of_another_release_are_missing_ones() -> None:
+    facts: dict[str, Any] = {**cluster(2), "n3": {}}
+    del facts["n2"]["format"]
+    picture = picture_of(facts)
+    assert sorted(picture["nodes"]) == ["n1"]
+    assert set(picture["missing"].values()) == {"facts are those of another release of the collection"}
 
 
 def test_one_machine_under_two_names_is_refused_and_clones_are_not() -> None:
@@ -170,8 +274,7 @@ def test_a_node_that_is_missing_shrinks_nobodys_map(nodes: int, data: st.DataObj
     before = {name: planned_peers(name, facts, picture_of(facts)) for name in facts}
     lost = data.draw(st.sets(st.sampled_from(sorted(facts)), min_size=1))
     for name in facts:
-        known = [{"key": key, "value": value} for key, value in before[name].items() if value["uplink"]]
-        facts[name]["known_peers"] = known
+        facts[name]["known_peers"] = [prefix for prefix, kind in before[name].items() if kind == 1]
         # Routes of nodes that are gone may be gone too.
         if data.draw(st.booleans()):
             facts[name]["routes"] = facts[name]["routes"][:3]
@@ -188,15 +291,8 @@ def test_a_node_that_was_removed_leaves_no_entry(nodes: int, data: st.DataObject
     left = {name: facts[name] for name in facts if name != removed}
     theirs = {f"198.18.0.{10 + int(removed[1:])}/32", f"10.244.{removed[1:]}.0/24"}
     for name, node_facts in left.items():
-        node_facts["known_peers"] = [{"key": key, "value": value} for key, value in before[name].items()]
+        node_facts["known_peers"] = [prefix for prefix, kind in before[name].items() if kind == 1]
         assert set(before[name]) - set(planned_peers(name, left, picture_of(left))) == theirs
-
-
-def test_a_peer_whose_interface_is_gone_is_not_kept() -> None:
-    facts = cluster(2)
-    value = {"uplink": 77, "mtu": 1500, "next_hop": "::"}
-    facts["n1"]["known_peers"] = [{"key": "192.0.2.1/32", "value": value}]
-    assert "192.0.2.1/32" not in planned_peers("n1", facts, picture_of({"n1": facts["n1"], "n2": None}))
 
 
 @given(st.integers(2, 12))
@@ -204,28 +300,61 @@ def test_every_node_knows_every_other_and_never_itself(nodes: int) -> None:
     facts = cluster(nodes)
     picture = picture_of(facts)
     for number in range(1, nodes + 1):
-        planned = _topology.plan_node(f"n{number}", facts[f"n{number}"], picture, SERVICES)
-        peers = {entry["key"]: entry["value"]["uplink"] for entry in planned["maps"]["peers"]}
+        planned = plan(f"n{number}", facts, picture)
+        peers = {entry["key"]: entry["value"] for entry in planned["maps"]["peers"]}
         assert planned["peers"] == nodes - 1
-        assert [prefix for prefix, uplink in peers.items() if not uplink] == [f"198.18.0.{10 + number}/32"]
+        assert [prefix for prefix, kind in peers.items() if not kind] == [f"198.18.0.{10 + number}/32"]
         assert len(peers) == 1 + 2 * (nodes - 1)
         assert f"10.244.{number}.0/24" not in peers
 
 
-@given(st.sets(st.integers(1, 100_000), max_size=110))
-def test_every_interface_is_where_the_datapath_looks_for_it(ifindexes: set[int]) -> None:
-    try:
-        placed = _topology.place_devices(ifindexes)
-    except OverlayError:
-        crowded = max(sum(1 for other in ifindexes if (other ^ one) % 8192 < 4) for one in ifindexes)
-        assert crowded > 4
-        return
-    assert {ifindex for _, ifindex in placed} == ifindexes
-    assert len({place for place, _ in placed}) == len(ifindexes)
-    assert all((place ^ ifindex) % 8192 < 4 for place, ifindex in placed)
+def check_places(ifindexes: set[int], places: list[tuple[int, int]]) -> None:
+    assert {ifindex for _, ifindex in places} == ifindexes
+    assert len({place for place, _ in places}) == len(places)
+    assert all(place in _topology.candidates(ifindex) for place, ifindex in places)
 
 
-def test_more_interfaces_than_places_are_refused() -> None:
-    assert len(_topology.place_devices([8, 8 + 8192, 8 + 2 * 8192, 8 + 3 * 8192])) == 4
-    with pytest.raises(OverlayError, match=r"ifindex 32776.*4 others"):
-        _topology.place_devices([8 + number * 8192 for number in range(5)])
+@settings(deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 1000))
+def test_every_interface_is_where_the_datapath_looks_for_it(random: Any, count: int) -> None:
+    ifindexes = set(random.sample(range(1, 200_001), count))
+    places, unplaced = _topology.place_devices(ifindexes)
+    assert unplaced == []
+    check_places(ifindexes, places)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100_000), st.integers(1, 2000))
+def test_indexes_in_rows_have_their_places(first: int, step: int) -> None:
+    ifindexes = set(range(first, first + 1000 * step, step))
+    places, unplaced = _topology.place_devices(ifindexes)
+    assert unplaced == []
+    check_places(ifindexes, places)
+
+
+def test_candidates_are_those_of_the_c_source() -> None:
+    """By the numbers: the same in types.h, or no packet is redirected."""
+    assert list(_topology.candidates(1))[:3] == [4285, 2271, 257]
+    assert list(_topology.candidates(4_000_000_000))[15] == 1927
+    assert all(0 <= place < 8192 for place in _topology.candidates(0xFFFFFFFF))
+
+
+def test_an_interface_whose_places_are_all_taken_is_named_and_the_others_have_theirs() -> None:
+    last = 1 << 20
+    first_choice: dict[int, int] = {}
+    for ifindex in range(1, last):
+        first_choice.setdefault(next(_topology.candidates(ifindex)), ifindex)
+        if len(first_choice) == 8192:
+            break
+    others = {first_choice[place] for place in _topology.candidates(last)}
+    places, unplaced = _topology.place_devices({*others, last})
+    assert unplaced == [last]
+    check_places(others, places)
+    facts = cluster(2)
+    facts["n1"]["workloads"] = [workload(f"10.244.1.{n}", f"cali{n}", n) for n in (*others, last)]
+    for one in facts["n1"]["workloads"]:
+        one["address"] = "10.244.1.11" if one["ifindex"] == last else f"fd00::{one['ifindex']:x}"
+    found = plan("n1", facts)
+    assert [note for note in found["notes"] if f"cali{last} stays in the kernel's path" in note]
+    assert f"cali{last}" not in {one["interface"] for one in found["attachments"]}
+    assert "10.244.1.11" not in {entry["key"] for entry in found["maps"]["ifindex_map"]}

@@ -120,9 +120,9 @@ def test_the_ways_to_others_include_all_next_hops_and_tunnels() -> None:
         route("10.1.3.0/26", "eth3", "203.0.113.4", metric=50),
         route("10.1.4.0/26", None),
     ]
-    assert _uplinks.find_links(routes, ["192.0.2.2"], ["10.1.2.0/26"]) == {"eth0", "vxlan.calico"}
-    assert _uplinks.find_links(routes, [], ["10.1.3.0/26"]) == {"eth1", "eth2"}
-    assert _uplinks.find_links(routes[1:], ["192.0.2.2"], ["10.9.0.0/16"]) == {"eth0"}
+    assert _uplinks.find_links(routes, ["192.0.2.2", "10.1.2.0/26"]) == {"eth0", "vxlan.calico"}
+    assert _uplinks.find_links(routes, ["10.1.3.0/26"]) == {"eth1", "eth2"}
+    assert _uplinks.find_links(routes[1:], ["192.0.2.2", "10.9.0.0/16"]) == {"eth0"}
 
 
 def address(local: str, length: int, **more: Any) -> Found:

@@ -41,11 +41,6 @@ static __always_inline int redirect(struct __sk_buff *skb, struct packet *packet
 {
 	__u32 zero = 0, *own;
 
-	/* What the link padded a short frame with: the kernel cuts it off (ip_rcv_core, ip6_rcv_core). */
-	if (skb->len > ETH_HLEN + packet->length && bpf_skb_change_tail(skb, ETH_HLEN + packet->length, 0)) {
-		refuse(packet, REASON_malformed);
-		return pass(skb, packet);
-	}
 	if (!forward(skb, recent)) {
 		refuse(packet, REASON_malformed);
 		return pass(skb, packet);

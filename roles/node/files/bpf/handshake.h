@@ -24,7 +24,7 @@ static __always_inline struct pending *find_pending(const struct packet *packet,
 
 	name_opener(packet, &opener, opened_by, sequence);
 	found = opened_by == FROM_WORKLOAD ? pending_out.lookup(&opener) : pending.lookup(&opener);
-	return found && same_key(&found->key, packet->key) && belongs_to(&found->flow, packet->key) ? found : 0;
+	return found && same_key(&found->key, packet->key) ? found : 0;
 }
 
 /* May this SYN begin a flow? */
@@ -55,41 +55,34 @@ static __always_inline bool is_eligible(struct __sk_buff *skb, struct packet *pa
 	return true;
 }
 
-static __always_inline void syn_in(struct __sk_buff *skb, struct packet *packet, const struct control *active)
+static __always_inline void syn_in(struct __sk_buff *skb, struct packet *packet, const struct control *active, __u64 now)
 {
 	enum direction side = packet->direction;
 	struct pending *made;
 	struct opener opener;
-	__u32 zero = 0;
+	__u32 index = side;
 
-	if (side == FROM_WORKLOAD) { /* which knows: whatever had these ports is over, in every mode */
-		struct flow *flow = flows.lookup(packet->key);
-
-		if (flow && flow->ways[FROM_WORKLOAD].in == skb->ifindex)
-			suspend(packet, flow, 2);
-	}
 	if (!is_eligible(skb, packet, active))
 		return;
 	refuse(packet, REASON_handshake);
 	if (find_pending(packet, side, packet->sequence))
 		return; /* sent again: if this one comes out too, well */
-	made = fresh.lookup(&zero);
+	made = fresh.lookup(&index); /* all else in it is zero for ever */
 	if (!made)
 		return;
-	__builtin_memset(made, 0, sizeof(*made));
 	made->key = *packet->key;
 	made->step = STEP_syn_in;
 	made->flow.tag = tag_of(packet->key);
 	made->flow.epoch = active->epoch;
 	made->flow.opened_by = side;
 	made->flow.initial[side & 1] = packet->sequence;
-	expect(skb, packet, &made->flow.ways[side & 1], bpf_jiffies64());
+	note(skb, packet, &made->flow.ways[side & 1], now);
 	name_opener(packet, &opener, side, packet->sequence);
 	if (side == FROM_WORKLOAD)
 		pending_out.update(&opener, made);
 	else
 		pending.update(&opener, made);
-	count(side, REASON_syn_in, 0);
+	packet->event = REASON_syn_in;
 }
 
 static __always_inline void syn_out(struct __sk_buff *skb, struct packet *packet)
@@ -102,31 +95,28 @@ static __always_inline void syn_out(struct __sk_buff *skb, struct packet *packet
 	if (!learn(skb, packet, &known->flow.ways[side & 1]))
 		return;
 	known->step = STEP_syn_out;
-	count(side, REASON_syn_out, 0);
+	packet->event = REASON_syn_out;
 }
 
-static __always_inline void answer_in(struct __sk_buff *skb, struct packet *packet)
+/* Returns the way of a SYN-ACK that must come out now. */
+static __always_inline struct way *answer_in(struct __sk_buff *skb, struct packet *packet)
 {
 	enum direction side = packet->direction, opened_by = side ^ 1;
 	struct pending *known = find_pending(packet, opened_by, packet->acknowledgement - 1);
-	struct flow *flow;
 
-	if (side == FROM_WORKLOAD) { /* another connection with these ports */
-		flow = flows.lookup(packet->key);
-		if (flow && flow->ways[FROM_WORKLOAD].in == skb->ifindex && flow->initial[FROM_WORKLOAD] != packet->sequence)
-			suspend(packet, flow, 2);
-	}
 	refuse(packet, REASON_handshake);
 	if (!known || known->step < STEP_syn_out || known->step > STEP_answer_out)
-		return;
+		return 0;
 	/* The workload's answer comes from the interface that the SYN went to. */
-	if (side == FROM_WORKLOAD && known->flow.ways[FROM_UPLINK].out != skb->ifindex)
-		return (void)refuse(packet, REASON_spoofed);
+	if (side == FROM_WORKLOAD && known->flow.ways[FROM_UPLINK].out != skb->ifindex) {
+		refuse(packet, REASON_spoofed);
+		return 0;
+	}
 	known->flow.initial[side & 1] = packet->sequence;
-	expect(skb, packet, &known->flow.ways[side & 1], bpf_jiffies64());
 	if (known->step < STEP_answer_in)
-		count(side, REASON_answer_in, 0);
+		packet->event = REASON_answer_in;
 	known->step = STEP_answer_in;
+	return &known->flow.ways[side & 1];
 }
 
 static __always_inline void answer_out(struct __sk_buff *skb, struct packet *packet)
@@ -142,24 +132,24 @@ static __always_inline void answer_out(struct __sk_buff *skb, struct packet *pac
 	if (!learn(skb, packet, &known->flow.ways[side & 1]))
 		return;
 	known->step = STEP_answer_out;
-	count(side, REASON_answer_out, 0);
+	packet->event = REASON_answer_out;
 }
 
-/* The ACK that completes a handshake, with data or without. */
-static __always_inline bool completes(struct __sk_buff *skb, struct packet *packet)
+/* Returns the way of an ACK, with data or without, that completes a handshake and must come out now. */
+static __always_inline struct way *completes(struct __sk_buff *skb, struct packet *packet)
 {
 	enum direction side = packet->direction;
 	struct pending *known = find_pending(packet, side, packet->sequence - 1);
 
 	if (!known || known->step < STEP_answer_out || packet->acknowledgement != known->flow.initial[(side ^ 1) & 1] + 1)
-		return false;
+		return 0;
 	if (side == FROM_WORKLOAD && known->flow.ways[FROM_WORKLOAD].in != skb->ifindex)
-		return false;
-	expect(skb, packet, &known->flow.ways[side & 1], bpf_jiffies64());
+		return 0;
 	if (known->step < STEP_ack_in)
-		count(side, REASON_ack_in, 0);
+		packet->event = REASON_ack_in;
 	known->step = STEP_ack_in;
-	return true;
+	refuse(packet, REASON_handshake);
+	return &known->flow.ways[side & 1];
 }
 
 static __always_inline void admit(struct __sk_buff *skb, struct packet *packet, const struct control *active)
@@ -190,5 +180,5 @@ static __always_inline void admit(struct __sk_buff *skb, struct packet *packet, 
 		pending_out.delete(&opener);
 	else
 		pending.delete(&opener);
-	count(side, REASON_admitted, 0);
+	packet->event = REASON_admitted;
 }

@@ -21,7 +21,7 @@ BPF_TABLE("lru_hash", struct trial_key, struct trial, trials, 4096);
 BPF_TABLE("percpu_array", __u32, struct recent, recent, OVERLAY_RECENT);
 BPF_TABLE("array", __u32, struct beat, beats, OVERLAY_RECENT);
 BPF_TABLE("percpu_array", __u32, __u32, crossing, 1); /* the interface that a packet was just redirected to */
-BPF_TABLE("percpu_array", __u32, struct pending, fresh, 1); /* too large for the stack */
+BPF_TABLE("percpu_array", __u32, struct pending, fresh, 2); /* by direction; too large for the stack */
 BPF_TABLE("percpu_array", __u32, struct counter, stats, STATS);
 
 static __always_inline void count(enum direction direction, enum reason reason, __u32 bytes)

@@ -95,6 +95,8 @@ static __always_inline int watch(struct __sk_buff *skb, enum direction direction
 	active = control.lookup(&zero);
 	if (active && READ_ONCE(active->mode) != MODE_OFF && parse(skb, &packet, 0, 0))
 		came_out(skb, &packet, active);
+	if (packet.event)
+		count(direction, packet.event, 0);
 	return TC_ACT_UNSPEC;
 }
 

@@ -8,9 +8,10 @@ struct packet {
 	volatile __u8 same;   /* YES or NO: this processor remembers this direction of the flow */
 	volatile __u8 again;  /* YES or NO: its data went this way before */
 	volatile __u8 proven; /* YES or NO: its way is */
-	__u8 flags;	      /* of TCP */
-	__u8 ttl;
-	__u8 tos;
+	volatile __u8 event;  /* what is counted besides, or 0 */
+	volatile __u8 flags;  /* of TCP; what is not plain is looked at once for both families */
+	volatile __u8 ttl;
+	volatile __u8 tos;
 	__u32 length;	      /* of the IP packet, bytes */
 	__u32 header_length;  /* IP and TCP headers, bytes */
 	__u32 sequence;
@@ -100,8 +101,9 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 		return refuse(packet, REASON_malformed);
 	packet->flags = flags;
 	packet->header_length = ip_header + header;
-	packet->sequence = bpf_ntohl(tcp->seq);
-	packet->acknowledgement = bpf_ntohl(tcp->ack_seq);
+	/* Read here and now: kept for later, the pointer would make each family a state of its own to the verifier. */
+	packet->sequence = bpf_ntohl(READ_ONCE(tcp->seq));
+	packet->acknowledgement = bpf_ntohl(READ_ONCE(tcp->ack_seq));
 	return true;
 }
 

@@ -2,20 +2,6 @@
 /* May this packet leave the kernel's path, and which way? Every "no" has its reason. */
 #pragma once
 
-/* A packet of a known flow takes the kernel's path and asks it for the way, unless one that does is under way. */
-static __always_inline void ask(struct __sk_buff *skb, struct packet *packet, struct flow *flow, struct way *way,
-				const struct control *active, __u64 now)
-{
-	if (way->asked && now - way->asked < patience(active))
-		return (void)refuse(packet, REASON_waiting);
-	if (way->asked && way->missed < 2 && ++way->missed == 2) {
-		suspend(packet, flow, 2);
-		count(packet->direction, REASON_suspended, 0);
-	}
-	expect(skb, packet, way, now);
-	refuse(packet, REASON_heartbeat);
-}
-
 /* At an egress hook: a heartbeat came out. */
 static __always_inline bool renew(struct __sk_buff *skb, struct packet *packet, const struct control *active)
 {
@@ -39,7 +25,7 @@ static __always_inline bool renew(struct __sk_buff *skb, struct packet *packet, 
 		return true;
 	if (out != way->out || first != way->header[0] || second != way->header[1]) {
 		flow->trial = TRIAL_none;
-		count(side, REASON_way_changed, 0);
+		packet->event = REASON_way_changed;
 	}
 	flow->seen = now;
 	/* Whoever goes on after his FIN or RST did not send it, or took it back. */
@@ -70,7 +56,7 @@ static __always_inline void end(struct packet *packet)
 		flow->ended |= 1 << side;
 	}
 	suspend(packet, flow, 0);
-	count(side, packet->flags & TCP_RST ? REASON_reset : REASON_finished, 0);
+	packet->event = packet->flags & TCP_RST ? REASON_reset : REASON_finished;
 }
 
 static __always_inline void came_out(struct __sk_buff *skb, struct packet *packet, const struct control *active)
@@ -95,55 +81,31 @@ static __always_inline void came_out(struct __sk_buff *skb, struct packet *packe
 		admit(skb, packet, active);
 }
 
-/* Handshakes and ends: always the kernel's way. */
-static __always_inline void follow(struct __sk_buff *skb, struct packet *packet, const struct control *active)
+/*
+ * Handshakes and ends: always the kernel's way. A workload that sends a SYN, or a SYN-ACK with another number, knows that
+ * whatever had these ports is over. Returns the way of a packet that must come out now.
+ */
+static __always_inline struct way *follow(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+					  __u64 now)
 {
-	struct flow *flow;
+	bool from_workload = packet->direction == FROM_WORKLOAD;
+	struct flow *flow = 0;
 
-	if (packet->flags & TCP_SYN) {
-		if (packet->flags & TCP_ACK)
-			answer_in(skb, packet);
-		else
-			syn_in(skb, packet, active);
-		return;
+	if (from_workload || !(packet->flags & TCP_SYN))
+		flow = flows.lookup(packet->key);
+	if (flow && from_workload && packet->flags & TCP_SYN && flow->ways[FROM_WORKLOAD].in == skb->ifindex &&
+	    (!(packet->flags & TCP_ACK) || flow->initial[FROM_WORKLOAD] != packet->sequence))
+		suspend(packet, flow, 2);
+	if (!(packet->flags & TCP_SYN)) {
+		if (flow && flow->trial == TRIAL_running && packet->flags & TCP_ACK)
+			note_proof(packet, flow);
+		refuse(packet, REASON_ending);
+		return 0;
 	}
-	flow = flows.lookup(packet->key);
-	if (flow && flow->trial == TRIAL_running && packet->flags & TCP_ACK)
-		note_proof(packet, flow);
-	refuse(packet, REASON_ending);
-}
-
-/* What the flow says. */
-static __always_inline bool judge(struct __sk_buff *skb, struct packet *packet, const struct control *active,
-				  struct recent *known, struct flow *flow, struct way *way, __u64 now)
-{
-	__u32 length = data_length(packet);
-
-	if (flow->epoch != active->epoch) {
-		flow->epoch = active->epoch;
-		suspend(packet, flow, 0);
-	}
-	if (flow->trial == TRIAL_running) {
-		note_proof(packet, flow);
-		note_loss(packet, flow);
-	}
-	/* 0 is longer ago than any period: jiffies begin at 2^32 - 300 s. And a workload's interface was compared. */
-	packet->proven = now - way->proven < period(active) &&
-				 (packet->direction == FROM_WORKLOAD || way->in == skb->ifindex) ? YES : NO;
-	/* Data again: whatever went wrong, the kernel must know it first. */
-	packet->again = packet->same == YES && length && before(packet->sequence, known->next) ? YES : NO;
-	if (packet->again == YES)
-		known->next = packet->sequence + length;
-	if (packet->proven == NO && completes(skb, packet))
-		return refuse(packet, REASON_handshake);
-	if (packet->proven == NO || (packet->again == YES && flow->trial == TRIAL_proven) ||
-	    size_of(skb, packet) > way->largest || (way->tos ^ packet->tos) & DSCP) {
-		ask(skb, packet, flow, way, active, now);
-		return false;
-	}
-	if (flow->trial != TRIAL_proven && !may_try(packet, flow, active, now))
-		return refuse(packet, REASON_unproven);
-	return refuse(packet, LEAVES);
+	if (packet->flags & TCP_ACK)
+		return answer_in(skb, packet);
+	syn_in(skb, packet, active, now);
+	return 0;
 }
 
 /* As they stand in the packets of this direction. */
@@ -165,26 +127,73 @@ static __always_inline void set_addresses(struct recent *known, const struct pac
 	}
 }
 
-/* From `flows` to what this processor remembers, or the reason why the packet takes the kernel's path. */
-static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet, const struct control *active,
-				    struct recent *known, const struct beat *beat, __u64 now)
+/*
+ * From `flows` to what this processor remembers, or the reason why the packet takes the kernel's path. Returns the way of
+ * a packet that must come out there now: of a handshake's end, or a heartbeat, which asks the kernel for the way anew.
+ */
+static __always_inline struct way *look_up(struct __sk_buff *skb, struct packet *packet, const struct control *active,
+					   struct recent *known, const struct beat *beat, __u64 now)
 {
-	__u32 version = READ_ONCE(beat->version);
+	__u32 version = READ_ONCE(beat->version), length = data_length(packet);
 	struct flow *flow = flows.lookup(packet->key);
-	struct way *way;
+	struct way *way = 0, *last;
 
-	if (!flow || !belongs_to(flow, packet->key) || now - flow->seen > (__u64)OVERLAY_IDLE * active->second)
-		return refuse(packet, completes(skb, packet) ? REASON_handshake : REASON_unknown_flow);
+	packet->proven = NO;
+	if (flow && (!belongs_to(flow, packet->key) || now - flow->seen > (__u64)OVERLAY_IDLE * active->second))
+		flow = 0;
+	if (flow) {
+		way = &flow->ways[packet->direction & 1];
+		if (packet->direction == FROM_WORKLOAD && way->in != skb->ifindex) {
+			refuse(packet, REASON_spoofed);
+			return 0;
+		}
+		if (flow->epoch != active->epoch) {
+			flow->epoch = active->epoch;
+			WRITE_ONCE(flow->ways[FROM_UPLINK].proven, 0);
+			WRITE_ONCE(flow->ways[FROM_WORKLOAD].proven, 0);
+		}
+		if (flow->trial == TRIAL_running) {
+			note_proof(packet, flow);
+			note_loss(packet, flow);
+		}
+		/* 0 is longer ago than any period: jiffies begin at 2^32 - 300 s. */
+		if (now - way->proven < period(active) && way->in == skb->ifindex)
+			packet->proven = YES;
+	}
+	if (packet->proven == NO && (last = completes(skb, packet)))
+		return last;
+	if (!flow) {
+		refuse(packet, REASON_unknown_flow);
+		return 0;
+	}
 	way = &flow->ways[packet->direction & 1];
-	if (packet->direction == FROM_WORKLOAD && way->in != skb->ifindex)
-		return refuse(packet, REASON_spoofed);
 	packet->same = known->in == skb->ifindex && same_key(&known->key, packet->key) ? YES : NO;
-	judge(skb, packet, active, known, flow, way, now);
+	/* Data again: whatever went wrong, the kernel must know it first. */
+	packet->again = packet->same == YES && length && before(packet->sequence, known->next) ? YES : NO;
+	if (packet->again == YES)
+		known->next = packet->sequence + length;
+	if (packet->proven == NO || (packet->again == YES && flow->trial == TRIAL_proven) ||
+	    size_of(skb, packet) > way->largest || (way->tos ^ packet->tos) & DSCP) {
+		if (way->asked && now - way->asked < patience(active)) {
+			refuse(packet, REASON_waiting);
+			return 0;
+		}
+		if (way->asked && way->missed < 2 && ++way->missed == 2) {
+			suspend(packet, flow, 2);
+			packet->event = REASON_suspended;
+		}
+		refuse(packet, REASON_heartbeat);
+		return way;
+	}
+	refuse(packet, LEAVES);
+	if (flow->trial != TRIAL_proven && !may_try(packet, flow, active, now))
+		refuse(packet, REASON_unproven);
 	if (packet->reason != LEAVES)
-		return false;
+		return 0;
 	if (!is_at(way->out, way->place)) {
 		WRITE_ONCE(way->proven, 0);
-		return refuse(packet, REASON_interface_gone);
+		refuse(packet, REASON_interface_gone);
+		return 0;
 	}
 	if (packet->same == NO)
 		known->packets = 0;
@@ -210,8 +219,8 @@ static __always_inline bool look_up(struct __sk_buff *skb, struct packet *packet
 	/* While the way is on trial, every packet comes here. */
 	known->version = flow->trial == TRIAL_proven ? version : version - 1;
 	if (!belongs_to(flow, packet->key) || READ_ONCE(beat->version) != version || !known->proven)
-		return refuse(packet, REASON_waiting);
-	return true;
+		refuse(packet, REASON_waiting);
+	return 0;
 }
 
 /* Whether a packet may be looked at: what is said of all packets of listed services. */
@@ -268,7 +277,7 @@ static __always_inline struct recent *recall(const struct __sk_buff *skb, struct
 	beat = beats.lookup(&bucket);
 	if (!beat || known->version != READ_ONCE(beat->version))
 		return 0;
-	if (known->there != now) {
+	if (known->there != now) { /* the kernel looks for the interface no more often either: once in a tick is enough */
 		if (!is_at(known->out, known->place))
 			return 0;
 		known->there = now;
@@ -307,6 +316,7 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 {
 	__u64 now = bpf_jiffies64();
 	struct recent *known;
+	struct way *awaited;
 	struct beat *beat;
 	__u32 bucket;
 
@@ -316,18 +326,27 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 		refuse(packet, REASON_ttl);
 		return 0;
 	}
-	if (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-		follow(skb, packet, active);
-		return 0;
-	}
 	bucket = bucket_of(packet->key, packet->direction);
 	known = recent.lookup(&bucket);
 	beat = beats.lookup(&bucket);
+	refuse(packet, REASON_unknown_flow);
 	if (!known || !beat)
 		return 0;
-	look_up(skb, packet, active, known, beat, now);
+	if (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST))
+		awaited = follow(skb, packet, active, now);
+	else
+		awaited = look_up(skb, packet, active, known, beat, now);
+	if (awaited)
+		expect(skb, packet, awaited, now);
+	if (packet->event)
+		count(packet->direction, packet->event, 0);
 	if (packet->reason != LEAVES)
 		return 0;
+	/* What the link padded a short frame with: the kernel cuts it off (ip_rcv_core, ip6_rcv_core). */
+	if (skb->len > ETH_HLEN + packet->length && bpf_skb_change_tail(skb, ETH_HLEN + packet->length, 0)) {
+		refuse(packet, REASON_malformed);
+		return 0;
+	}
 	known->next = packet->sequence + data_length(packet);
 	known->packets++;
 	return known;

@@ -89,14 +89,14 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 		trial->state = TRIAL_broken;
 		trial->since = now;
 		flow->trial = TRIAL_none;
-		count(packet->direction, REASON_way_broken, 0);
+		packet->event = REASON_way_broken;
 		return false;
 	}
 	if ((flow->tried & 12) == 12 || ((flow->tried & 12) && age >= TRIAL_PATIENCE * active->second)) {
 		trial->state = TRIAL_proven;
 		trial->since = now;
 		flow->trial = TRIAL_proven;
-		count(packet->direction, REASON_way_proven, 0);
+		packet->event = REASON_way_proven;
 	}
 	return true;
 }

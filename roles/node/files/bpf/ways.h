@@ -49,7 +49,7 @@ static __always_inline __u32 bucket_of(const struct flow_key *key, enum directio
 
 static __always_inline __u32 tag_of(const struct flow_key *key)
 {
-	return mix_key(key, FROM_WORKLOAD) >> 32;
+	return *(const __u32 *)&key->workload_port ^ key->workload.words[3] ^ key->remote.words[3] * 31;
 }
 
 /*
@@ -77,11 +77,11 @@ static __always_inline void changed(const struct flow_key *key)
 		__sync_fetch_and_add(&beat->version, 1);
 }
 
+/* Of TCP both. */
 static __always_inline bool same_key(const struct flow_key *one, const struct flow_key *other)
 {
 	return same_address(&one->workload, &other->workload) && same_address(&one->remote, &other->remote) &&
-	       *(const __u32 *)&one->workload_port == *(const __u32 *)&other->workload_port &&
-	       one->protocol == other->protocol;
+	       *(const __u32 *)&one->workload_port == *(const __u32 *)&other->workload_port;
 }
 
 static __always_inline __u32 data_length(const struct packet *packet)
@@ -95,15 +95,9 @@ static __always_inline __u32 size_of(const struct __sk_buff *skb, const struct p
 	return skb->gso_size ? skb->gso_size + packet->header_length : packet->length;
 }
 
-/* This packet takes the kernel's path, and we look out for it where it should come out. */
-static __always_inline void expect(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
+/* This packet takes the kernel's path, and must come out as it says. */
+static __always_inline void note(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
 {
-	__u32 bucket = bucket_of(packet->key, packet->direction), zero = 0;
-	struct beat *beat = beats.lookup(&bucket);
-	__u32 *own = crossing.lookup(&zero);
-
-	if (own) /* left by a packet that never came to its interface: this one must not be taken for it */
-		*own = 0;
 	WRITE_ONCE(way->proven, 0);
 	BARRIER();
 	way->largest = 0; /* the largest packet must be seen again, too: it may have become smaller */
@@ -114,6 +108,18 @@ static __always_inline void expect(const struct __sk_buff *skb, const struct pac
 	way->tos = packet->tos;
 	way->ttl = packet->ttl;
 	way->asked = now;
+}
+
+/* The same, for a packet that is nothing but an acknowledgement or data: at the egress hook, it is told by `beats`. */
+static __always_inline void expect(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
+{
+	__u32 bucket = bucket_of(packet->key, packet->direction), zero = 0;
+	struct beat *beat = beats.lookup(&bucket);
+	__u32 *own = crossing.lookup(&zero);
+
+	if (own) /* left by a packet that never came to its interface: this one must not be taken for it */
+		*own = 0;
+	note(skb, packet, way, now);
 	if (beat) {
 		WRITE_ONCE(beat->awaited, packet->sequence ^ packet->acknowledgement);
 		__sync_fetch_and_add(&beat->version, 1);

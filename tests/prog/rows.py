@@ -7,6 +7,7 @@ Whether the packet was redirected follows from the reason, and that it is what t
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -217,6 +218,11 @@ def heartbeat_lost(one: Connection) -> None:
     """A heartbeat of the opening end does not come out."""
     one.take(one.opener)
     let_pass(one.overlay, 0.3)
+
+
+def tick(_one: Connection) -> None:
+    """Long enough for one to pass: in each, a processor looks once whether an interface is there."""
+    time.sleep(0.02)
 
 
 def device_gone(name: str) -> Step:

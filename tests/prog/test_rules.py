@@ -50,6 +50,7 @@ from prog.rows import (
     reply,
     rows,
     sends,
+    tick,
     translated,
     translated_port,
     tries,
@@ -303,10 +304,10 @@ RULE_6 = (
 )  # fmt: skip
 RULE_7 = (
     Row("workload_interface_gone", "handshake", first(), (device_gone("cali1"),), roles=(True,), events=("syn_in",)),
-    Row("workload_interface_gone_known_flow", "interface_gone", inbound(), (warm, device_gone("cali1"))),
+    Row("workload_interface_gone_known_flow", "interface_gone", inbound(), (warm, device_gone("cali1"), tick)),
     Row("uplink_gone", "handshake", first(), (device_gone("ens47f1"),), roles=(False,), events=("syn_in",)),
-    Row("uplink_gone_known_flow", "interface_gone", outbound(), (warm, device_gone("ens47f1"))),
-    Row("index_of_another_interface", "interface_gone", inbound(), (warm, replaced_by("cali1", "cali3"))),
+    Row("uplink_gone_known_flow", "interface_gone", outbound(), (warm, device_gone("ens47f1"), tick)),
+    Row("index_of_another_interface", "interface_gone", inbound(), (warm, replaced_by("cali1", "cali3"), tick)),
 )  # fmt: skip
 
 

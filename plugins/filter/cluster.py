@@ -16,6 +16,7 @@ from ansible.utils.display import Display
 from ansible_collections.ebpf.overlay.plugins.module_utils import _services, _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _probe_verdict
 
 
 def picture(names: Iterable[str], hostvars: Mapping[str, Any], fresh: Iterable[str], max_age: float) -> str:
@@ -110,15 +111,38 @@ def probers(known: str, name: str) -> list[str]:
     return [other for other in names[start:] + names[:start] if other != name]
 
 
-def probe_targets(workloads: list[Mapping[str, Any]], services: Any) -> list[dict[str, Any]]:
-    """Up to three workloads, each with every service; of a range of ports, the first three."""
+def probe_targets(workloads: Iterable[Mapping[str, Any]], services: Any) -> list[dict[str, Any]]:
+    """Up to three workloads that the fast path can reach, each with every service; of a range, three ports."""
+    ports = _ports(services)
+    return [{"address": workload["address"], "port": port} for workload in _probed(workloads) for port in ports]
+
+
+def far_targets(known: str, name: str, services: Any) -> list[dict[str, Any]]:
+    """Services of a few workloads of the other nodes of the picture, for a workload of node ``name`` to connect to."""
+    return _probe_verdict.far_targets(json.loads(known)["nodes"], probers(known, name), _ports(services))
+
+
+def probe_sources(workloads: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Up to three workloads from which a connection can be made that takes the fast path."""
+    return [{"address": one["address"], "interface": one["interface"]} for one in _probed(workloads)]
+
+
+def probe_verdict(
+    probed: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[str, Any], planned: str
+) -> dict[str, Any]:
+    """Results of ``overlay_probe`` and the node's plan -> what they mean: :func:`_probe_verdict.judge`."""
+    plan = json.loads(planned)
+    peers = [entry["key"] for entry in plan["maps"]["peers"] if entry["value"].get("kind") != "own"]
+    return _probe_verdict.judge(probed, seen, before, peers, plan["uplinks"])
+
+
+def _probed(workloads: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [one for one in workloads if not (one["never_admitted"] or one["may_be_taken"])][:3]
+
+
+def _ports(services: Any) -> list[int]:
     ranges = _told(lambda: _services.parse_services(services))
-    return [
-        {"address": workload["address"], "port": port}
-        for workload in workloads[:3]
-        for _protocol, first, last in ranges
-        for port in range(first, min(last, first + 2) + 1)
-    ]
+    return [port for _protocol, first, last in ranges for port in range(first, min(last, first + 2) + 1)]
 
 
 def reason(failed: Mapping[str, Any]) -> str:
@@ -184,6 +208,9 @@ class FilterModule:
             "generation_calls": generation_calls,
             "probers": probers,
             "probe_targets": probe_targets,
+            "probe_sources": probe_sources,
+            "far_targets": far_targets,
+            "probe_verdict": probe_verdict,
             "reason": reason,
             "verdicts": verdicts,
             "fleet_report": fleet_report,

@@ -133,6 +133,14 @@ def neighbours(run: Run) -> dict[str, str]:
     return {entry["dst"]: entry["lladdr"] for entry in _ip(run, "neighbour", "show") if entry.get("lladdr")}
 
 
+def link_to(run: Run, address: str) -> str:
+    """The link by which this node reaches an address; empty where it does not."""
+    try:
+        return str(next((route.get("dev", "") for route in _ip(run, "route", "get", address)), ""))
+    except OverlayError:
+        return ""
+
+
 # --- netfilter's hooks on single interfaces ---------------------------------------------------------------------------
 
 _CHAINS = ["nft", "list", "chains"]

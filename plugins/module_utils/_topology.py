@@ -8,7 +8,7 @@ them and says what nodes must know about each other; everything else a node know
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,9 @@ def build_picture(
     max_age: float = 0,
     controller: Controller = Controller(),
 ) -> dict[str, dict[str, Any]]:
-    """What nodes must know of each other: ``nodes`` (name -> ``addresses`` without prefix length, and ``prefixes`` of
-    its workloads), and ``missing``, the nodes that it does not know (name -> why).
+    """What nodes must know of each other: ``nodes`` (name -> ``addresses`` without prefix length, ``prefixes`` of its
+    workloads, and the addresses of a few ``workloads`` for probes), and ``missing``, the nodes that it does not know
+    (name -> why).
 
     ``facts``: by node name, None where there are none. ``fresh``: the nodes whose facts this run gathered; all others
     come from a cache and must not be older than ``max_age`` seconds at ``now`` (seconds since the epoch).
@@ -115,8 +116,15 @@ def build_picture(
         {name: node["workload_prefixes"] for name, node in known.items()},
         ((route["prefix"], route["gateway"]) for node in known.values() for route in node["routes"]),
     )
-    nodes = {name: {"addresses": listed[name], "prefixes": prefixes[name]} for name in known}
+    nodes = {
+        name: {"addresses": listed[name], "prefixes": prefixes[name], "workloads": _for_probes(node["workloads"])}
+        for name, node in known.items()
+    }
     return {"nodes": nodes, "missing": missing}
+
+
+def _for_probes(workloads: Sequence[Facts]) -> list[str]:
+    return [workload["address"] for workload in workloads[:3]]
 
 
 def _why_not(node: Facts | None, fresh: bool, now: float, max_age: float) -> str:

@@ -314,6 +314,14 @@ def check_places(ifindexes: set[int], places: list[tuple[int, int]]) -> None:
     assert all(place in _topology.candidates(ifindex) for place, ifindex in places)
 
 
+def test_the_picture_hands_on_a_few_workloads_of_each_node() -> None:
+    facts = cluster(2)
+    facts["n1"]["workloads"] = [workload(f"10.244.1.{last}", "cali1", 2) for last in range(10, 15)]
+    nodes = picture_of(facts)["nodes"]
+    assert nodes["n1"]["workloads"] == ["10.244.1.10", "10.244.1.11", "10.244.1.12"]
+    assert nodes["n2"]["workloads"] == [one["address"] for one in facts["n2"]["workloads"]]
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 1000))
 def test_every_interface_is_where_the_datapath_looks_for_it(random: Any, count: int) -> None:
     ifindexes = set(random.sample(range(1, 200_001), count))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What may happen to a packet, said a second time: from the rules in words, with Python's libraries.
 
-It sees what goes in and what comes out, and knows the node that ``datapath.fill`` describes. Nothing is read from the maps.
+It sees what goes in and what comes out, and knows the node that ``datapath.fill`` describes. It reads no map.
 ``judge`` names the reasons that a packet may be counted under; a fast one must be a copy of what came out in the last
 second (``copies``).
 """

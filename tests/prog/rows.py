@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from prog import packets
-from prog.kernel import OTHER_HOP, UPLINK, WORKLOAD, Handling, Node, Trip, other
+from prog.kernel import OTHER_HOP, UPLINK, WORKLOAD, Handling, Node, Trip
 from prog.packets import ACK, PSH, SYN, forwarded, with_tos
 from prog.passing_time import let_pass
 from prog.story import BOTH, Connection, Ends, expect_fast, expect_kernel

@@ -32,8 +32,9 @@ every = pytest.mark.parametrize("ends", EVERY, ids=NAMES)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def neighbours(interfaces: Mapping[str, Interface]) -> None:
+def _neighbours(interfaces: Mapping[str, Interface]) -> None:
     """Their addresses are nobody's on these wires, so that the namespace does not forward what arrives once more."""
+    assert "cali1" in interfaces, "these tests run inside the namespace"
     for ends in EVERY[::2]:
         ip("neigh", "replace", ends.workload, "lladdr", POD, "dev", "cali1", "nud", "permanent")
         ip("neigh", "replace", ends.peer_node, "lladdr", NEXT_HOP, "dev", "ens47f1", "nud", "permanent")
@@ -138,7 +139,8 @@ def test_rule_5_padding_does_not_arrive(wires: Wires, ends: Ends) -> None:
     for direction in (UPLINK, WORKLOAD):
         for _ in range(3):
             arrived = one.send(direction, ACK, pad=20)
-            assert arrived and len(arrived) == packets.ETHERNET + (60 if ends.family == 6 else 40)
+            assert arrived
+            assert len(arrived) == packets.ETHERNET + (60 if ends.family == 6 else 40)
 
 
 @every

@@ -91,7 +91,7 @@ RULE_1 = (
     Row("length_less_than_headers", "malformed", ipv4_with(length=39), (warm,), families=(4,)),
     Row("length_zero", "malformed", ipv4_with(length=0), (warm,), families=(4,)),
     Row("payload_length_past_the_frame", "malformed",
-        raw(lambda one: packets.tcp(*reversed((one.ends.workload, one.ends.remote)), 40000, 8080, ACK, length=21)),
+        raw(lambda one: packets.tcp(one.ends.remote, one.ends.workload, 40000, 8080, ACK, length=21)),
         roles=(True,), families=(6,)),
     Row("neither_port_a_service", "not_service", lambda one: between_ports(one, 9090)),
     Row("first_packet_from_a_service_port", "not_service",

@@ -195,7 +195,7 @@ class Oracle:
     # -- on its way ------------------------------------------------------------------------------------------------
 
     def goes_in(self, direction: str, interface: str, frame: bytes, gso_size: int = 0) -> Packet | None:
-        """By the kernel's path. A SYN-ACK of the workload, or its SYN, ends what had these ends before."""
+        """By the kernel's path. What the workload sends after its SYN belongs to another connection."""
         if self.mode == "off":
             return None
         try:
@@ -206,7 +206,7 @@ class Oracle:
         if opener:
             self.steps.setdefault((packet.key, direction, packet.sequence), ("in", 0, None))
         if direction == "workload" and opener and packet.key in self.flows:
-            self.flows[packet.key].copies = {"uplink": [], "workload": []}
+            self.flows[packet.key].copies["workload"] = []
         return packet
 
     def comes_out(self, packet: Packet, interface: str, frame: bytes, mark: int, priority: int, gso_size: int) -> None:
@@ -253,7 +253,8 @@ class Oracle:
         opening = packet.key, packet.direction, (packet.sequence - 1) % 2**32
         step, answer, copy = self.steps.get(opening, ("", 0, None))
         if step == "answer" and copy and packet.acknowledgement == (answer + 1) % 2**32:
-            flow = self.flows[packet.key] = Flow()
+            flow = self.flows.setdefault(packet.key, Flow())  # one that is known already may be that of a late ACK
+            flow.ended.clear()
             copy.since = self.now
             flow.copies[copy.packet.direction].append(copy)
             del self.steps[opening]

@@ -10,6 +10,7 @@ import pytest
 from prog.kernel import UPLINK, WORKLOAD, Handling, Node
 from prog.packets import ACK, FIN, RST, SYN, forwarded
 from prog.passing_time import let_pass
+from prog.processors import CPUS, on
 from prog.rows import dropped, hops, marked, translated, translated_port
 from prog.story import EVERY, NAMES, Connection, Ends, expect_fast, expect_kernel, goes_on, stays_with_the_kernel
 
@@ -226,3 +227,21 @@ def test_the_kernel_of_these_tests_forwards(node: Node) -> None:
     assert trip.watched
     assert trip.out.interface == "cali1"
     assert trip.out.frame[14:] == forwarded(trip.result.sent[14:])
+
+
+@every
+def test_rule_2_an_evicted_flow_that_ends_is_forgotten_by_every_processor(node: Node, ends: Ends) -> None:
+    for flags in (FIN | ACK, RST) if ends.server else (FIN | ACK, RST, SYN):
+        one = Connection(node, ends).warm()
+        for cpu in CPUS:
+            on(cpu)
+            expect_fast(one.data(WORKLOAD))
+            expect_fast(one.data(UPLINK))
+        node.overlay.clear("flows")
+        one.send(WORKLOAD, flags, sequence=one.next[WORKLOAD])
+        for cpu in CPUS:
+            on(cpu)
+            for direction in (WORKLOAD,) if flags == SYN else (WORKLOAD, UPLINK):
+                assert not one.data(direction).fast
+        on(CPUS[0])
+        node.overlay.forget()

@@ -6,6 +6,7 @@ The normal run takes some hundreds, ``OVERLAY_SOAK=1`` ten thousands. A failure 
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ from prog.story import BOTH, EVERY, Connection, Ends
 COUNT = 20_000 if SOAK else 400
 STORIES = 3_000 if SOAK else 60
 LENGTH = 60
-SEED = random.SystemRandom().randrange(2**32)
+SEED = int(os.environ.get("OVERLAY_SEED") or random.SystemRandom().randrange(2**32))
 
 
 class Watched:
@@ -54,6 +55,7 @@ class Watched:
             assert not trip.fast, said
         else:
             assert trip.reason in allowed, f"{trip.reason} is none of {allowed}; {said}"
+        self.log.append(f"  {trip.result.counted}")
         if trip.fast:
             self._is_a_copy(trip, frame, interface, gso_size, said)
             return trip
@@ -63,6 +65,7 @@ class Watched:
         def come_out() -> None:
             let_out()
             out = trip.out
+            self.log.append(f"  out: {packet} {trip.watched and trip.watched.counted}")
             if packet and out:
                 oracle.comes_out(packet, out.interface, out.frame, out.mark, out.priority, gso_size)
 

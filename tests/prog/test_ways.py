@@ -68,6 +68,25 @@ def test_rule_2_while_a_heartbeat_waits_all_go_by_the_kernel(node: Node, ends: E
 
 
 @every
+def test_rule_2_a_larger_packet_is_waited_for_by_every_processor(node: Node, ends: Ends) -> None:
+    """Also where processors remember a way that is good for smaller ones."""
+    one = Connection(node, ends).warm()
+    for cpu in CPUS:
+        on(cpu)
+        expect_fast(one.data(one.opener))
+    on(CPUS[0])
+    large = one.take(one.opener, ACK | PSH, bytes(1800))
+    expect_kernel(large, "heartbeat")
+    for cpu in CPUS:
+        on(cpu)
+        expect_kernel(one.take(one.opener, ACK | PSH, b"data"), "waiting")
+    large.inside()
+    for cpu in CPUS:
+        on(cpu)
+        expect_fast(one.data(one.opener, bytes(1800)))
+
+
+@every
 def test_rule_2_a_heartbeat_comes_out_on_another_processor(node: Node, ends: Ends) -> None:
     one = Connection(node, ends).warm()
     let_pass(node.overlay, 1)

@@ -132,7 +132,7 @@ def probe_verdict(
 ) -> dict[str, Any]:
     """Results of ``overlay_probe`` and the node's plan -> what they mean: :func:`_probe_verdict.judge`."""
     plan = json.loads(planned)
-    peers = [entry["key"] for entry in plan["maps"]["peers"] if entry["value"].get("kind") != "own"]
+    peers = [entry["key"] for entry in plan["maps"]["peers"] if entry["value"]]
     return _probe_verdict.judge(probed, seen, before, peers, plan["uplinks"])
 
 

@@ -31,13 +31,19 @@ def flow_key(flow: Mapping[str, Any]) -> bytes:
     return _KEY.encode({**ends, "protocol": _TCP})
 
 
+def ports_of(key: bytes, direction: int) -> int:
+    """As they stand in the packets of this direction: source, destination."""
+    one, other = (int.from_bytes(key[at : at + 2], sys.byteorder) for at in ((32, 34) if direction else (34, 32)))
+    return other << 16 | one
+
+
 def bucket_of(key: bytes, direction: int, buckets: int) -> int:
     """The slot of a direction (its place in DIRECTIONS) of a flow: bucket_of() in ways.h. ``buckets``: how many."""
     halves = [int.from_bytes(key[at : at + 8], sys.byteorder) for at in (0, 8, 16, 24)]
-    ports = [int.from_bytes(key[at : at + 2], sys.byteorder) for at in (32, 34)]
-    mixed = halves[2] ^ halves[3] ^ (ports[0] << 16 | ports[1]) ^ (halves[0] ^ halves[1]) >> 7
-    hashed = mixed * 0x9E3779B97F4A7C15 & _MASK
-    return hashed >> (64 - (buckets.bit_length() - 1)) ^ direction
+    workload, remote = halves[0] ^ halves[1], halves[2] ^ halves[3]
+    source, destination = (workload, remote) if direction else (remote, workload)
+    hashed = (source ^ destination >> 7 ^ ports_of(key, direction)) * 0x9E3779B97F4A7C15 & _MASK
+    return hashed >> (64 - (buckets.bit_length() - 1))
 
 
 def read_flows(pin_dir: str, flows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -81,7 +87,8 @@ def _count(recent: PinnedMap, key: bytes, direction: int) -> int:
     slot = bucket_of(key, direction, recent.info.max_entries).to_bytes(4, sys.byteorder)
     raw = bpf.map_lookup(recent.fd, slot, stride) or b""
     copies = (raw[at : at + size] for at in range(0, len(raw), (size + 7) // 8 * 8))
-    return sum(int(_RECENT.decode(copy)["packets"]) for copy in copies if copy.startswith(key))
+    mine = (_RECENT.decode(copy) for copy in copies if copy.endswith(key))
+    return sum(int(one["packets"]) for one in mine if one["ports"] == ports_of(key, direction))
 
 
 def _check(found: PinnedMap, key_size: int, value_size: int) -> None:

@@ -142,7 +142,7 @@ def network() -> Iterator[Place]:
             for name in ("flows", "recent", "stats"):
                 bpf.obj_pin(loaded.maps[name], f"{PINS}/{name}")
             topology.fill_overlay(loaded)
-            loaded.write("peers", [("10.244.2.0/24", {"kind": "peer"})], _layout.SCHEMAS)
+            loaded.write("peers", [("10.244.2.0/24", "peer")], _layout.SCHEMAS)
             topology.set_mode(loaded, "on")
             with topology.attached(programs[0], programs[1], watchers=programs[2:]):
                 yield Place(loaded)

@@ -16,13 +16,14 @@ from typing import Any
 
 import ansible
 from prog.network import Interface
-from prog.testrun import test_run
+from prog.testrun import run_program
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import object_info
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICE_PROBES, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / "roles/node/files/bpf/overlay.c"
@@ -172,7 +173,7 @@ class Datapath:
     def place(self, name: str) -> int:
         """Where the interface stands in ``devices``."""
         ifindex = self.interfaces[name].ifindex
-        found = [at for at in places(ifindex) if self.get("devices", at) in (name, ifindex)]
+        found = [at for at in candidates(ifindex) if self.get("devices", at) in (name, ifindex)]
         return found[0]
 
     # -- packets ---------------------------------------------------------------------------------------------------
@@ -181,12 +182,13 @@ class Datapath:
         self, program: str, frame: bytes, interface: str, *, gso_size: int = 0, mark: int = 0, priority: int = 0
     ) -> Result:
         """One frame at a hook of ``interface``."""
-        found = test_run(
+        found = run_program(
             self.object.descriptors[program], frame, self.interfaces[interface].ifindex,
             gso_size=gso_size, mark=mark, priority=priority,
         )  # fmt: skip
         after = self._read_stats()
-        packets, sizes = {}, {}
+        packets: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         if after != self._before:
             for index, (old, new) in enumerate(zip(COUNTER.iter_unpack(self._before), COUNTER.iter_unpack(after))):
                 if old != new:
@@ -198,7 +200,7 @@ class Datapath:
 
     def nanoseconds(self, program: str, frame: bytes, interface: str, repeat: int) -> int:
         descriptor, port = self.object.descriptors[program], self.interfaces[interface]
-        return test_run(descriptor, frame, port.ifindex, repeat=repeat).nanoseconds
+        return run_program(descriptor, frame, port.ifindex, repeat=repeat).nanoseconds
 
     # -- counters --------------------------------------------------------------------------------------------------
 
@@ -218,11 +220,6 @@ class Datapath:
         return {reason: self.total(reason) for reason in reasons}
 
 
-def places(ifindex: int) -> list[int]:
-    """Where the datapath looks for an interface in ``devices``: place_of() in maps.h."""
-    return [((ifindex + probe * 0x9E3779B9) * 0x85EBCA6B & 0xFFFFFFFF) >> 19 for probe in range(DEVICE_PROBES)]
-
-
 def fill(datapath: Datapath) -> None:
     """A node with two workloads and one peer, ready and on. Flows of earlier tests are gone."""
     datapath.clear("ifindex_map", "peers", "flows", "pending", "pending_out", "trials")
@@ -235,7 +232,7 @@ def fill(datapath: Datapath) -> None:
     for prefix in OWN:
         datapath.put("peers", prefix, "own")
     for name in ("ens47f1", "ens48f1", "cali1", "cali2"):
-        datapath.put("devices", places(datapath.interfaces[name].ifindex)[0], name)
+        datapath.put("devices", next(candidates(datapath.interfaces[name].ifindex)), name)
     datapath.second = SECOND
     datapath.mode("on")
 

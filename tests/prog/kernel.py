@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A node: the datapath's hooks, and between them a kernel that forwards as it is told.
 
-What passes an ingress hook is forwarded and shown to the egress hook where it comes out. What an ingress hook redirects is
-shown to the egress hook of its interface too, as the kernel does, unless it went straight to the workload.
+What passes an ingress hook is forwarded and shown to the egress hook where it comes out. What an ingress hook redirects
+is shown to the egress hook of its interface too, as the kernel does, unless it went straight to the workload.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Node:
             WORKLOAD: Handling("ens47f1", NEXT_HOP),
         }
 
-    def does(self, direction: str, handling: Handling, packet: bytes, gso_size: int = 0) -> Left | None:
+    def does(self, handling: Handling, packet: bytes, gso_size: int = 0) -> Left | None:
         """What the kernel makes of an IP packet."""
         changed = handling.change(trimmed(packet)) if ttl_of(packet) > 1 else None
         if changed is None:
@@ -110,10 +110,10 @@ class Node:
         assert (result.verdict, result.data) == (-1, frame), "nobody changes what the kernel gets"
 
         def come_out() -> None:
-            out = self.does(direction, self.kernel[direction], frame[ETHERNET:], gso_size)
+            out = self.does(self.kernel[direction], frame[ETHERNET:], gso_size)
             if out:
                 trip.out = out
-                trip.watched = self.shown(direction, out)
+                trip.watched = self.shown(out)
 
         trip.inside = come_out
         return trip
@@ -123,7 +123,7 @@ class Node:
         trip.inside()
         return trip
 
-    def shown(self, direction: str, out: Left) -> Result:
+    def shown(self, out: Left) -> Result:
         """At the egress hook of its interface, which changes nothing ever."""
         program = "to_workload" if out.interface.startswith("cali") else "to_uplink"
         result = self.overlay.run(
@@ -143,6 +143,6 @@ class Node:
             assert direction == UPLINK, "only a workload can be reached without its interface"
             return ""
         out = Left(found[0], result.data, result.mark, result.priority, gso_size)
-        assert self.shown(direction, out).counted == {}, "a fast packet proves a way"
+        assert self.shown(out).counted == {}, "a fast packet proves a way"
         assert not any(self.overlay.crossings())
         return found[0]

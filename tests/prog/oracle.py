@@ -1,191 +1,271 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the datapath must do with one packet, said a second time: from the rules in words, with Python's libraries.
+"""What may happen to a packet, said a second time: from the rules in words, with Python's libraries.
 
-It knows the node that ``datapath.fill`` describes and the flows that a test has made there, nothing else.
+It sees what goes in and what comes out, and knows the node that ``datapath.fill`` describes. It reads no map.
+``judge`` names the reasons that a packet may be counted under; a fast one must be a copy of what came out in the last
+second (``copies``).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from prog.packets import ACK, FIN, RST, SYN
+from prog.datapath import OWN, PEERS, WORKLOADS
+from prog.packets import ACK, ETHERNET, FIN, RST, SYN
 
-PEERS = [ipaddress.ip_network(text) for text in
-         ("198.18.0.12/32", "10.244.2.0/24", "fd00:198:18::12/128", "fd00:10:244:2::/64")]  # fmt: skip
-OWN = [ipaddress.ip_address(text) for text in ("198.18.0.11", "fd00:198:18::11")]
-WORKLOADS = {
-    ipaddress.ip_address(address): name
-    for address, name in (("10.244.1.10", "cali1"), ("10.244.1.11", "cali2"),
-                          ("fd00:10:244:1::10", "cali1"), ("fd00:10:244:1::11", "cali2"))
-}  # fmt: skip
+FAST = {"uplink": "to_workload", "workload": "to_uplink"}
 SERVICE = 8080
-MTU = 1500
+DSCP = 0xFC
+HOMES = {ipaddress.ip_address(address): name for address, name in WORKLOADS.items()}
+LISTED = [ipaddress.ip_network(text) for text in PEERS]
+NODE = [ipaddress.ip_network(text).network_address for text in OWN]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True)
-class Tuple:
-    workload: Address
-    remote: Address
-    workload_port: int
-    remote_port: int
-
-
-@dataclass(frozen=True)
-class Known:
-    """``state``: as in the maps; ``opened_by``: uplink or workload."""
-
-    interface: str
-    state: str
-    opened_by: str
+Key = tuple[Address, int, Address, int]
+"""Workload and remote end."""
 
 
 class Stays(Exception):  # noqa: N818 (an answer, not an error)
     """The packet keeps to the kernel's path; the argument is the reason."""
 
 
-def judge(direction: str, interface: str, frame: bytes, flows: Mapping[Tuple, Known]) -> str:
-    """The reason under which the packet must be counted. ``direction``: uplink or workload."""
-    try:
-        return _judge(direction, interface, frame, flows)
-    except Stays as answer:
-        return str(answer)
+@dataclass(frozen=True)
+class Packet:
+    direction: str
+    interface: str
+    key: Key
+    flags: int
+    sequence: int
+    acknowledgement: int
+    data: int
+    size: int
+    """Of the IP packet; of GSO, one segment."""
+    tos: int
+    ttl: int
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        return self.sequence, self.acknowledgement, self.data
 
 
-def _judge(direction: str, interface: str, frame: bytes, flows: Mapping[Tuple, Known]) -> str:
-    ethertype = int.from_bytes(frame[12:14], "big")
-    packet = frame[14:]
+def read(direction: str, interface: str, frame: bytes, gso_size: int = 0) -> Packet:
+    """Plain TCP of a listed service in plain IP; raises Stays."""
+    ethertype, packet = int.from_bytes(frame[12:14], "big"), frame[ETHERNET:]
     if ethertype not in (0x0800, 0x86DD):
         raise Stays("not_ip")
+    family = 4 if ethertype == 0x0800 else 6
+    _plain(packet, family)
+    header = 20 if family == 4 else 40
+    if family == 4 and _fragment(packet):
+        raise Stays("fragment")
+    length = int.from_bytes(packet[2:4] if family == 4 else packet[4:6], "big") + (0 if family == 4 else 40)
+    if length == (0 if family == 4 else 40) and gso_size:
+        length = len(packet)
+    if length > len(packet):
+        raise Stays("malformed")
+    place = 12 if family == 4 else 8
+    wide = 4 if family == 4 else 16
+    source, destination = (ipaddress.ip_address(packet[at : at + wide]) for at in (place, place + wide))
+    ports = struct.unpack_from("!HH", packet, header)
+    sequence, acknowledgement, offset, flags = struct.unpack_from("!IIBB", packet, header + 4)
     inbound = direction == "uplink"
-    _plain(packet, 4 if ethertype == 0x0800 else 6, inbound)
-    header, protocol, ttl, length, source, destination = (_ipv4 if ethertype == 0x0800 else _ipv6)(packet)
-    if protocol == 6:
-        one, flags, size = _tcp(packet, header, length, inbound, source, destination)
-    else:
-        one, flags, size = _icmp(packet, header, length, ethertype, destination), 0, length
-    if isinstance(one.workload, ipaddress.IPv6Address) and one.workload.ipv4_mapped:
+    key = (destination, ports[1], source, ports[0]) if inbound else (source, ports[0], destination, ports[1])
+    headers = header + 4 * (offset >> 4)
+    mapped = isinstance(key[0], ipaddress.IPv6Address) and key[0].ipv4_mapped
+    absurd = not flags & (SYN | RST | ACK) or (flags & SYN and flags & (FIN | RST))
+    if mapped or offset >> 4 < 5 or length < headers or absurd:
         raise Stays("malformed")
-    if flags is None:
-        raise Stays("malformed")
-    if ttl <= 1:
-        raise Stays("ttl")
-    if flags & (SYN | ACK | RST | FIN) == SYN:
-        return _first(one, inbound, interface, size, flows)
-    known = flows.get(one)
-    if known is None:
-        raise Stays("unknown_flow")
-    if not inbound and known.interface != interface:
-        raise Stays("spoofed")
-    if size > MTU:
-        raise Stays("too_big")
-    return "to_uplink" if not inbound else "to_workload" if flags else "icmp_to_workload"
+    tos = packet[1] if family == 4 else (packet[0] & 15) << 4 | packet[1] >> 4
+    size = gso_size + headers if gso_size else length
+    ttl = packet[8] if family == 4 else packet[7]
+    return Packet(
+        direction, interface, key, flags, sequence, acknowledgement, length - headers, size, tos, ttl
+    )  # fmt: skip
 
 
-def _plain(packet: bytes, family: int, inbound: bool) -> None:
-    """What is told by the protocol and the ports alone, before anything else that may be wrong."""
+def _plain(packet: bytes, family: int) -> None:
+    """What is told by protocol and ports alone, before anything else that may be wrong."""
     header, protocol = (20, packet[9:10]) if family == 4 else (40, packet[6:7])
     if len(packet) < header or (packet[0] != 0x45 if family == 4 else packet[0] >> 4 != 6):
         raise Stays("malformed")
     if family == 6 and protocol[0] == 44:
         raise Stays("fragment")
-    if protocol[0] == 6:
-        if len(packet) < header + 20:
-            raise Stays("fragment" if family == 4 and _fragment(packet) else "malformed")
-        if SERVICE not in struct.unpack_from("!HH", packet, header):
-            raise Stays("not_service")
-    elif protocol[0] != (1 if family == 4 else 58) or not inbound or len(packet) < 2 * header + 12:
+    if protocol[0] != 6:
         raise Stays("not_tcp")
+    if len(packet) < header + 20:
+        raise Stays("fragment" if family == 4 and _fragment(packet) else "malformed")
+    if SERVICE not in struct.unpack_from("!HH", packet, header):
+        raise Stays("not_service")
 
 
 def _fragment(packet: bytes) -> bool:
     return bool(int.from_bytes(packet[6:8], "big") & 0x3FFF)
 
 
-def _ipv4(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
-    if _fragment(packet):
-        raise Stays("fragment")
-    length = int.from_bytes(packet[2:4], "big")
-    if length > len(packet):
-        raise Stays("malformed")
-    return (20, packet[9], packet[8], length,
-            ipaddress.IPv4Address(packet[12:16]), ipaddress.IPv4Address(packet[16:20]))  # fmt: skip
+@dataclass
+class Copy:
+    """What the kernel made of a packet: for a second, what others of its direction may become."""
+
+    since: float
+    interface: str
+    header: bytes
+    mark: int
+    priority: int
+    packet: Packet
 
 
-def _ipv6(packet: bytes) -> tuple[int, int, int, int, Address, Address]:
-    length = 40 + int.from_bytes(packet[4:6], "big")
-    if length > len(packet):
-        raise Stays("malformed")
-    return (40, packet[6], packet[7], length,
-            ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40]))  # fmt: skip
+@dataclass
+class Flow:
+    copies: dict[str, list[Copy]] = field(default_factory=lambda: {"uplink": [], "workload": []})
+    ended: set[tuple[str, int | None]] = field(default_factory=set)
+    """(who sent FIN or RST, the number behind a FIN)"""
 
 
-def _tcp(
-    packet: bytes, header: int, length: int, inbound: bool, source: Address, destination: Address
-) -> tuple[Tuple, int | None, int]:
-    """The flags are None for those that no packet has."""
-    source_port, destination_port = struct.unpack_from("!HH", packet, header)
-    offset, flags = packet[header + 12] >> 4, packet[header + 13]
-    one = (
-        Tuple(destination, source, destination_port, source_port)
-        if inbound
-        else Tuple(source, destination, source_port, destination_port)
-    )
-    absurd = not flags or (flags & SYN and flags & (FIN | RST))
-    if offset < 5 or length < header + 4 * offset or absurd:
-        return one, None, length
-    return one, flags, length
+class Oracle:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.mode = "on"
+        self.steps: dict[tuple[Key, str, int], tuple[str, int, Copy | None]] = {}
+        """(ends, opener, number of its SYN) -> (the latest step that came out, the SYN-ACK's number and way)"""
+        self.flows: dict[Key, Flow] = {}
 
+    # -- at an ingress hook ----------------------------------------------------------------------------------------
 
-def _icmp(packet: bytes, header: int, length: int, ethertype: int, destination: Address) -> Tuple:
-    source: Address
-    target: Address
-    quoted_header = header  # of the same family, without options
-    whole = header + 8 + quoted_header + 4
-    kind, quoted = packet[header], packet[header + 8 :]
-    if kind not in ((3, 11, 12) if ethertype == 0x0800 else (1, 2, 3, 4)):
-        raise Stays("not_tcp")
-    if ethertype == 0x0800:
-        right = quoted[0] == 0x45 and quoted[9] == 6 and not int.from_bytes(quoted[6:8], "big") & 0x1FFF
-        source, target = (ipaddress.IPv4Address(quoted[at : at + 4]) for at in (12, 16))
-        if source != destination:
-            right = False
-    else:
-        right = quoted[0] >> 4 == 6 and quoted[6] == 6
-        source, target = (ipaddress.IPv6Address(quoted[at : at + 16]) for at in (8, 24))
-    if not right or length < whole:
-        raise Stays("malformed")
-    source_port, target_port = struct.unpack_from("!HH", quoted, quoted_header)
-    if SERVICE not in (source_port, target_port):
-        raise Stays("not_service")
-    if source != destination:
-        raise Stays("malformed")
-    return Tuple(source, target, source_port, target_port)
+    def judge(self, direction: str, interface: str, frame: bytes, gso_size: int = 0) -> set[str]:
+        """The reasons that the packet may be counted under; none at all while off."""
+        if self.mode == "off":
+            return set()
+        try:
+            packet = read(direction, interface, frame, gso_size)
+            if packet.ttl <= 1:
+                raise Stays("ttl")
+            return self._judge(packet)
+        except Stays as answer:
+            return {str(answer)}
 
+    def _judge(self, packet: Packet) -> set[str]:
+        if packet.flags & SYN:
+            return {"handshake", "spoofed"} if packet.flags & ACK else {self._first(packet)}
+        if packet.flags & (FIN | RST):
+            return {"ending"}
+        flow = self.flows.get(packet.key)
+        if flow is None:
+            return {"unknown_flow", "handshake"}
+        if packet.direction == "workload" and HOMES.get(packet.key[0]) != packet.interface:
+            return {"spoofed", "unknown_flow"}
+        may = {"heartbeat", "waiting", "handshake", "unproven", "unknown_flow"}  # as evicted ones are
+        return may | {FAST[packet.direction]} if self.copies(packet) else may
 
-def _first(one: Tuple, inbound: bool, interface: str, size: int, flows: Mapping[Tuple, Known]) -> str:
-    if size > 576:
-        raise Stays("too_big")
-    home = WORKLOADS.get(one.workload)
-    if not inbound and home != interface:
-        raise Stays("spoofed")
-    known = flows.get(one)
-    if known and known.state in ("opening", "answered") and known.opened_by == ("uplink" if inbound else "workload"):
-        raise Stays("first_packet_repeated")
-    if (one.workload_port if inbound else one.remote_port) != SERVICE:
-        raise Stays("not_service")
-    if home is None:
-        raise Stays("not_workload")
-    if one.remote in WORKLOADS:
-        raise Stays("spoofed" if inbound else "same_node")
-    if one.remote in OWN:
-        raise Stays("host_address")
-    if not any(one.remote in network for network in PEERS if network.version == one.remote.version):
-        raise Stays("not_peer")
-    if inbound and interface != "ens47f1":
-        raise Stays("wrong_uplink")
-    return "to_workload" if inbound else "to_uplink"
+    def _first(self, packet: Packet) -> str:
+        """May this SYN begin a flow?"""
+        inbound = packet.direction == "uplink"
+        workload, workload_port, remote, remote_port = packet.key
+        home = HOMES.get(workload)
+        if not inbound and home != packet.interface:
+            return "spoofed"
+        if self.mode != "on":
+            return "draining"
+        if (workload_port if inbound else remote_port) != SERVICE:
+            return "not_service"
+        if home is None:
+            return "not_workload"
+        if remote in HOMES:
+            return "spoofed" if inbound else "same_node"
+        if remote in NODE:
+            return "host_address"
+        if not any(remote in network for network in LISTED if network.version == remote.version):
+            return "not_peer"
+        return "handshake"
+
+    def copies(self, packet: Packet) -> list[Copy]:
+        """What a packet of this flow may be made into now."""
+        flow = self.flows[packet.key]
+        if flow.ended:
+            return []
+        recent = [one for one in flow.copies[packet.direction] if self.now - one.since < 1]
+        largest = max((one.packet.size for one in recent), default=0)
+        return [
+            one for one in recent
+            if one.packet.interface == packet.interface and not (one.packet.tos ^ packet.tos) & DSCP
+            and packet.size <= largest
+        ]  # fmt: skip
+
+    # -- on its way ------------------------------------------------------------------------------------------------
+
+    def goes_in(self, direction: str, interface: str, frame: bytes, gso_size: int = 0) -> Packet | None:
+        """By the kernel's path. What the workload sends after its SYN belongs to another connection."""
+        if self.mode == "off":
+            return None
+        try:
+            packet = read(direction, interface, frame, gso_size)
+        except Stays:
+            return None
+        opener = packet.flags & (SYN | ACK) == SYN and self._judge(packet) == {"handshake"}
+        if opener:
+            self.steps.setdefault((packet.key, direction, packet.sequence), ("in", 0, None))
+        if direction == "workload" and opener and packet.key in self.flows:
+            self.flows[packet.key].copies["workload"] = []
+        return packet
+
+    def comes_out(self, packet: Packet, interface: str, frame: bytes, mark: int, priority: int, gso_size: int) -> None:
+        """The packet that went in, at the egress hook of ``interface``. Only an unchanged one tells anything."""
+        if self.mode == "off":
+            return
+        try:
+            out = read(packet.direction, interface, frame, gso_size)
+        except Stays:
+            return
+        flow = self.flows.get(out.key)
+        if flow and out.flags & (FIN | RST) and not out.flags & SYN:
+            end = None if out.flags & RST else (out.sequence + out.data + 1) % 2**32
+            flow.ended.add((out.direction, end))
+        same = (out.key, out.flags, out.numbers) == (packet.key, packet.flags, packet.numbers)
+        if not same or (out.tos ^ packet.tos) & DSCP or out.ttl != packet.ttl - 1:
+            return
+        copy = Copy(self.now, interface, frame[:12], mark, priority, packet)
+        if packet.flags & SYN:
+            self._handshake(copy)
+            return
+        if packet.flags & (FIN | RST):
+            return
+        self._completes(packet)
+        flow = self.flows.get(packet.key)
+        if flow:
+            flow.ended = {(who, end) for who, end in flow.ended if who != packet.direction or end == packet.sequence}
+            flow.copies[packet.direction].append(copy)
+
+    def _handshake(self, copy: Copy) -> None:
+        packet = copy.packet
+        other = "workload" if packet.direction == "uplink" else "uplink"
+        if packet.flags & ACK:
+            opening = packet.key, other, (packet.acknowledgement - 1) % 2**32
+            if opening in self.steps and self.steps[opening][0] in ("syn", "answer"):
+                self.steps[opening] = "answer", packet.sequence, copy
+        else:
+            opening = packet.key, packet.direction, packet.sequence
+            if opening in self.steps and self.steps[opening][0] == "in":
+                self.steps[opening] = "syn", 0, None
+
+    def _completes(self, packet: Packet) -> None:
+        """Admitted: the SYN-ACK showed the other way."""
+        opening = packet.key, packet.direction, (packet.sequence - 1) % 2**32
+        step, answer, copy = self.steps.get(opening, ("", 0, None))
+        if step == "answer" and copy and packet.acknowledgement == (answer + 1) % 2**32:
+            flow = self.flows.setdefault(packet.key, Flow())  # one that is known already may be that of a late ACK
+            flow.ended.clear()
+            copy.since = self.now
+            flow.copies[copy.packet.direction].append(copy)
+            del self.steps[opening]
+
+    # -- what else happens -----------------------------------------------------------------------------------------
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def set_mode(self, mode: str) -> None:
+        """Each activation proves all ways anew."""
+        self.mode = mode
+        for flow in self.flows.values():
+            flow.copies = {"uplink": [], "workload": []}

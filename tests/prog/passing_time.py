@@ -9,7 +9,7 @@ from prog.datapath import Datapath
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 
-TIMES = {"proven", "asked", "seen", "since"}
+TIMES = {"proven", "asked", "seen", "since", "there"}
 
 
 def let_pass(overlay: Datapath, seconds: float) -> None:

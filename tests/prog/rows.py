@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from prog import packets
-from prog.kernel import OTHER_HOP, UPLINK, WORKLOAD, Handling, Node, Trip, other
+from prog.kernel import OTHER_HOP, UPLINK, WORKLOAD, Handling, Node, Trip
 from prog.packets import ACK, PSH, SYN, forwarded, with_tos
 from prog.passing_time import let_pass
 from prog.story import BOTH, Connection, Ends, expect_fast, expect_kernel
@@ -218,6 +218,11 @@ def heartbeat_lost(one: Connection) -> None:
     """A heartbeat of the opening end does not come out."""
     one.take(one.opener)
     let_pass(one.overlay, 0.3)
+
+
+def tick(_one: Connection) -> None:
+    """Long enough for one to pass: in each, a processor looks once whether an interface is there."""
+    time.sleep(0.02)
 
 
 def device_gone(name: str) -> Step:

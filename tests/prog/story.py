@@ -51,9 +51,10 @@ class Ends:
                 "remote_port": self.ports[1], "protocol": 6}  # fmt: skip
 
     def packet(self, direction: str, flags: int, payload: bytes = b"", **more: Any) -> bytes:
+        workload_port, remote_port = self.ports
         if direction == UPLINK:
-            return tcp(self.remote, self.workload, *reversed(self.ports), flags, payload, **more)
-        return tcp(self.workload, self.remote, *self.ports, flags, payload, **more)
+            return tcp(self.remote, self.workload, remote_port, workload_port, flags, payload, **more)
+        return tcp(self.workload, self.remote, workload_port, remote_port, flags, payload, **more)
 
     def but(self, **changes: Any) -> Ends:
         return replace(self, **changes)
@@ -173,10 +174,10 @@ def expect_fast(trip: Trip, handling: Handling | None = None) -> Trip:
     """Redirected, as what the kernel would have sent; ``handling``: that of the kernel now, unless given."""
     assert trip.fast, trip.result.counted
     assert trip.reason == ("to_workload" if trip.direction == UPLINK else "to_uplink")
-    would = trip.node.does(
-        trip.direction, handling or trip.node.kernel[trip.direction], trip.result.sent[packets.ETHERNET :]
-    )
-    assert would and trip.result.data == would.frame
+    handling = handling or trip.node.kernel[trip.direction]
+    would = trip.node.does(handling, trip.result.sent[packets.ETHERNET :])
+    assert would
+    assert trip.result.data == would.frame
     if not trip.straight:
         assert (trip.interface, trip.result.mark, trip.result.priority) == (would.interface, would.mark, would.priority)
     return trip
@@ -186,3 +187,19 @@ def expect_kernel(trip: Trip, reason: str) -> Trip:
     assert not trip.fast, trip.result.counted
     assert trip.reason == reason
     return trip
+
+
+def goes_on(one: Connection, *, within: int = 2) -> None:
+    """Both directions are fast again after so many heartbeats at most."""
+    for _ in range(within):
+        for direction in (UPLINK, WORKLOAD):
+            one.data(direction)
+    for direction in (UPLINK, WORKLOAD, UPLINK, WORKLOAD):
+        expect_fast(one.data(direction))
+
+
+def stays_with_the_kernel(one: Connection) -> None:
+    for direction in (UPLINK, WORKLOAD):
+        for _ in range(3):
+            expect_kernel(one.data(direction), "unknown_flow")
+    assert one.flow is None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Packets with the right addresses and ports and the wrong numbers, from every hook (rule 6).
 
-The kernel of these tests lets all of them out: conntrack is liberal, and whoever sends them may know its rules. None makes
-a flow, none cuts one or keeps it off the short way. ``OVERLAY_SOAK=1`` takes a hundred thousand.
+The kernel of these tests lets all of them out: conntrack is liberal, and whoever sends them may know its rules. None
+makes a flow, none cuts one or keeps it off the short way. ``OVERLAY_SOAK=1`` takes a hundred thousand.
 """
 
 from __future__ import annotations

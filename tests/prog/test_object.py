@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from prog import datapath, packets
 from prog.conftest import DEFAULT
-from prog.datapath import NEIGH, PEER, PROGRAMS, ROOT, Datapath, Object, places
-from prog.kernel import Node
+from prog.datapath import NEIGH, PEER, PROGRAMS, ROOT, Datapath, Object
+from prog.kernel import WORKLOAD, Node
 from prog.network import Interface
 from prog.packets import ACK
-from prog.story import IPV4, Connection
+from prog.story import IPV4, Connection, expect_fast
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils import _reasons
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS, STRUCTS
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import place_devices
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, SCHEMAS, STRUCTS
+from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
 
 LIMIT = 4000
 SOURCE = ROOT / "roles/node/files/bpf"
@@ -128,12 +128,22 @@ def test_the_generated_files_are_up_to_date() -> None:
     assert (SOURCE / "layout.h").read_text() == generate["layout_header"]()
 
 
-def test_places_are_those_that_the_datapath_looks_at() -> None:
-    for ifindex in (1, 2, 77, 4096, 65535, 199_999, 2**31 - 1):
-        (placed,), _unplaced = place_devices([ifindex])
-        assert placed == (places(ifindex)[0], ifindex)
-    for place, ifindex in place_devices(range(1, 2000))[0]:
-        assert place in places(ifindex)
+def test_the_datapath_finds_every_place_of_an_interface(node: Node) -> None:
+    """And there only: a flow whose way out has no place is never fast."""
+    overlay = node.overlay
+    ifindex = overlay.interfaces["ens47f1"].ifindex
+    overlay.remove("devices", overlay.place("ens47f1"))
+    for number, place in enumerate(candidates(ifindex)):
+        overlay.put("devices", place, "ens47f1")
+        one = Connection(node, IPV4.but(port=20_000 + number)).establish()
+        assert one.way(WORKLOAD)["place"] == place
+        expect_fast(one.send(WORKLOAD))
+        overlay.remove("devices", place)
+    taken = set(candidates(ifindex))
+    overlay.put("devices", next(place for place in range(DEVICES) if place not in taken), "ens47f1")
+    one = Connection(node, IPV4)
+    one.begin()
+    assert one.flow is None
 
 
 def test_every_rule_has_a_test_whose_name_says_so() -> None:

@@ -50,6 +50,7 @@ from prog.rows import (
     reply,
     rows,
     sends,
+    tick,
     translated,
     translated_port,
     tries,
@@ -90,7 +91,7 @@ RULE_1 = (
     Row("length_less_than_headers", "malformed", ipv4_with(length=39), (warm,), families=(4,)),
     Row("length_zero", "malformed", ipv4_with(length=0), (warm,), families=(4,)),
     Row("payload_length_past_the_frame", "malformed",
-        raw(lambda one: packets.tcp(*reversed((one.ends.workload, one.ends.remote)), 40000, 8080, ACK, length=21)),
+        raw(lambda one: packets.tcp(one.ends.remote, one.ends.workload, 40000, 8080, ACK, length=21)),
         roles=(True,), families=(6,)),
     Row("neither_port_a_service", "not_service", lambda one: between_ports(one, 9090)),
     Row("first_packet_from_a_service_port", "not_service",
@@ -303,10 +304,10 @@ RULE_6 = (
 )  # fmt: skip
 RULE_7 = (
     Row("workload_interface_gone", "handshake", first(), (device_gone("cali1"),), roles=(True,), events=("syn_in",)),
-    Row("workload_interface_gone_known_flow", "interface_gone", inbound(), (warm, device_gone("cali1"))),
+    Row("workload_interface_gone_known_flow", "interface_gone", inbound(), (warm, device_gone("cali1"), tick)),
     Row("uplink_gone", "handshake", first(), (device_gone("ens47f1"),), roles=(False,), events=("syn_in",)),
-    Row("uplink_gone_known_flow", "interface_gone", outbound(), (warm, device_gone("ens47f1"))),
-    Row("index_of_another_interface", "interface_gone", inbound(), (warm, replaced_by("cali1", "cali3"))),
+    Row("uplink_gone_known_flow", "interface_gone", outbound(), (warm, device_gone("ens47f1"), tick)),
+    Row("index_of_another_interface", "interface_gone", inbound(), (warm, replaced_by("cali1", "cali3"), tick)),
 )  # fmt: skip
 
 

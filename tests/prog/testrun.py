@@ -23,7 +23,7 @@ class Run:
     nanoseconds: int
 
 
-def test_run(
+def run_program(
     program: int, frame: bytes, ifindex: int, *, gso_size: int = 0, mark: int = 0, priority: int = 0, repeat: int = 1
 ) -> Run:
     """On the processor, and in the network namespace, of the caller. All rounds work on the same packet."""
@@ -40,7 +40,5 @@ def test_run(
     bpf(PROG_TEST_RUN, attr)
     verdict, _, size = struct.unpack_from("=iII", attr, 4)
     (spent,) = struct.unpack_from("=I", attr, 36)
-    return Run(verdict, out.raw[:size], *(struct.unpack_from("=I", after, at)[0] for at in (MARK, PRIORITY)), spent)
-
-
-test_run.__test__ = False  # type: ignore[attr-defined]
+    new_mark, new_priority = (struct.unpack_from("=I", after, at)[0] for at in (MARK, PRIORITY))
+    return Run(verdict, out.raw[:size], new_mark, new_priority, spent)

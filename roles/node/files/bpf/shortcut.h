@@ -48,7 +48,7 @@ static __always_inline void end(struct packet *packet)
 	__u8 side = packet->direction & 1;
 
 	if (!flow || !belongs_to(flow, packet->key))
-		return;
+		return changed(packet->key); /* evicted: processors may remember it */
 	if (packet->flags & TCP_RST) {
 		flow->ended |= 4 << side;
 	} else {

@@ -277,7 +277,7 @@ static __always_inline struct recent *recall(const struct __sk_buff *skb, struct
 	beat = beats.lookup(&bucket);
 	if (!beat || known->version != READ_ONCE(beat->version))
 		return 0;
-	if (known->there != now) { /* the kernel looks for the interface no more often either: once in a tick is enough */
+	if (known->there != now) { /* once in a tick: the lookup is a third of what a packet costs */
 		if (!is_at(known->out, known->place))
 			return 0;
 		known->there = now;

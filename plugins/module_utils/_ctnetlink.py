@@ -47,7 +47,7 @@ def flag_live_entries() -> int:
     try:
         with _opened() as conntrack:
             # Twice: a dump may miss entries that move to another bucket meanwhile (``ctnetlink_dump_table``).
-            return sum(_set_flags(conntrack, list(_unflagged(conntrack))) for _ in range(2))
+            return sum(_request_all(conntrack, list(_unflagged(conntrack))) for _ in range(2))
     except OSError as error:
         raise OverlayError(
             "flag the live connections as liberal",
@@ -95,8 +95,8 @@ def _request_for(message: memoryview) -> bytes | None:
     return _request(CT_NEW, 0, bytes(message[:1]) + b"\0\0\0" + orig + zone + _FLAGS)
 
 
-def _set_flags(conntrack: socket.socket, requests: list[bytes]) -> int:
-    """How many of the entries were still there."""
+def _request_all(conntrack: socket.socket, requests: list[bytes]) -> int:
+    """Returns how many of the entries were still there."""
     gone = 0
     for first in range(0, len(requests), BATCH):
         batch = requests[first : first + BATCH]

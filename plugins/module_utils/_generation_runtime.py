@@ -42,7 +42,9 @@ class Runtime:
     def rehearse(self, calls: Any) -> tuple[dict[str, Any], ...]:
         """In this process where its interpreter is the one that the modules need: a second one takes longer to start
         than all the calls together."""
-        if os.path.realpath(sys.executable) != os.path.realpath(python()):
+        # The interpreter of a virtual environment is the same file and lacks the distribution's libraries.
+        same = os.path.realpath(sys.executable) == os.path.realpath(python()) and sys.prefix == sys.base_prefix
+        if not same:
             given: dict[str, Any] = {"calls": list(calls), "interfaces": {}, "mode": None}
             return tuple(self.call("rehearse", given)["differences"])
         with self._file() as path:

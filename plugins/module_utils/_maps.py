@@ -18,7 +18,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _btf
 from ansible_collections.ebpf.overlay.plugins.module_utils._bpffs import find_bpffs
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import AsWritten, Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import DeleteEntries, Operation, Traits
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import UNKNOWN, DeleteEntries, Operation, Traits
 
 INDEXED_TYPES = frozenset({bpf.MAP_TYPE_ARRAY, bpf.MAP_TYPE_PERCPU_ARRAY, bpf.MAP_TYPE_DEVMAP})
 EVICTING_TYPES = frozenset({bpf.MAP_TYPE_LRU_HASH, bpf.MAP_TYPE_LRU_PERCPU_HASH})
@@ -306,8 +306,10 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
         os.close(fd)
 
 
-def traits_of(type_name: str, max_entries: int) -> Traits:
-    """Those of a map that is still to be made."""
+def traits_of(type_name: str | None, max_entries: int | None) -> Traits:
+    """Those of a map that is still to be made, as far as they are told."""
+    if type_name not in bpf.MAP_TYPE_NAMES or max_entries is None:
+        return UNKNOWN
     number = bpf.MAP_TYPE_NAMES.index(type_name)
     return Traits(max_entries, number in INDEXED_TYPES, number in EVICTING_TYPES)
 

@@ -52,7 +52,7 @@ def _parse(service: Any, target: str) -> tuple[str, int, int]:
     if text == "all":
         return protocol, 1, LAST
     found = re.fullmatch(r"(\d{1,5})(?:\s*-\s*(\d{1,5}))?", text, re.ASCII)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found and not isinstance(port, bool) else (0, 0)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 0 < first <= last <= LAST:
         raise OverlayError(
             "accept a service",

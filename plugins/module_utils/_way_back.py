@@ -79,6 +79,8 @@ def _run_module(call: Call, check: bool) -> str:
     arguments = {**call["arguments"], "_ansible_check_mode": check, "_ansible_diff": True}
     basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode("utf-8")
     basic._ANSIBLE_PROFILE = "legacy"
+    # A module that respawns starts the process's own module again, and that is none of these.
+    vars(sys.modules["__main__"])["_respawned"] = True
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         try:

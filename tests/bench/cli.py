@@ -40,6 +40,7 @@ BARS = {
     "modules.map_noop_peak_mb": ("  and its peak memory", 1, "MB", 80, "<"),
     "modules.attach_noop_ratio": ("250 attached interfaces, over pyroute2's dump", 1, "×", 1.5, "<="),
     "modules.attach_noop_over_raw": ("  over the module's own bare dump", 1, "×", None, ""),
+    "modules.conntrack_flag_100k_seconds": ("100,000 connections flagged for a strict conntrack", 1, "s", 5, "<="),
     "fleet.noop_over_gather": ("site.yml without changes on 20 nodes, over gathering", 1, "×", 2.5, "<="),
     "fleet.picture_300_over_once": ("300 nodes' plans, over building the picture once", 1, "×", 1.3, "<="),
     "fleet.picture_1000_seconds": ("  of 1,000 nodes with 30 workloads each", 1, "s", None, ""),

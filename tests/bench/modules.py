@@ -17,6 +17,7 @@ from integration.tc_sandbox import Sandbox, arguments_of, at
 
 from .objects import BenchError
 
+TESTS = Path(__file__).resolve().parents[1]
 ENTRIES = 100_000
 INTERFACES = 250
 TITLES = {
@@ -24,6 +25,8 @@ TITLES = {
     "batch system calls on encoded bytes (bare): CPU seconds, ratio, peak memory in MB",
     "attach": "tc_bpf_attach on 250 interfaces with nothing to do, and in the same process a dump of the filters of "
     "these interfaces by pyroute2 and by the module's own reader (raw): CPU seconds",
+    "flags": "conntrack's liberal flag on 100,000 established entries, as before conntrack becomes strict again, and "
+    "once more with nothing left: CPU seconds, the kernel's among them",
 }
 
 # One warm-up, then every turn the module and the two dumps.
@@ -91,10 +94,37 @@ def _attach_turns(turns: int) -> list[dict[str, float]]:
     return found["turns"]
 
 
+# Fill the table of the network namespace, then set the liberal flag on every entry, twice: (flagged, seconds) each.
+FLAG = """
+import json, sys, time
+from ansible_collections.ebpf.overlay.plugins.module_utils._ctnetlink import flag_live_entries
+sys.path.insert(0, sys.argv[2])
+from integration.conntrack_entries import fill
+fill(int(sys.argv[1]))
+turns = []
+for _ in range(2):
+    began = time.process_time()
+    turns.append((flag_live_entries(), time.process_time() - began))
+print(json.dumps(turns))
+"""
+
+
+def _flag_turn() -> dict[str, Any]:
+    box = Sandbox("ovl-bench-conntrack")
+    try:
+        (flagged, seconds), (again, idle) = json.loads(box.python(FLAG, str(ENTRIES), str(TESTS)))
+    finally:
+        box.close()
+    if (flagged, again) != (ENTRIES, 0):
+        raise BenchError(f"flagging {ENTRIES} entries of conntrack: {flagged}, then {again}")
+    return {"flagged": seconds, "nothing_left": idle}
+
+
 def measure(quick: bool) -> tuple[dict[str, float], dict[str, Any]]:
     """(figures, runs)."""
     maps = [_map_turn() for _ in range(1 if quick else 7)]
     attach = _attach_turns(3 if quick else 21)
+    flags = [_flag_turn() for _ in range(1 if quick else 5)]
     figures = {
         "modules.map_fill_ratio": statistics.median(turn["fill"]["ratio"] for turn in maps),
         "modules.map_noop_ratio": statistics.median(turn["noop"]["ratio"] for turn in maps),
@@ -102,5 +132,6 @@ def measure(quick: bool) -> tuple[dict[str, float], dict[str, Any]]:
         "modules.attach_noop_ms": 1000 * statistics.median(turn["module"] for turn in attach),
         "modules.attach_noop_ratio": statistics.median(turn["module"] / turn["pyroute2"] for turn in attach),
         "modules.attach_noop_over_raw": statistics.median(turn["module"] / turn["raw"] for turn in attach),
+        "modules.conntrack_flag_100k_seconds": statistics.median(turn["flagged"] for turn in flags),
     }
-    return figures, {"titles": TITLES, "map": maps, "attach": attach}
+    return figures, {"titles": TITLES, "map": maps, "attach": attach, "flags": flags}

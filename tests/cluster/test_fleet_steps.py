@@ -18,6 +18,7 @@ from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import FILE
 
 SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"
@@ -93,6 +94,7 @@ INSTALL = "Install bcc, pyroute2 and the UAPI headers"
 MOUNT = "Mount the bpffs"
 BUILD = "Build and load the datapath"
 FILL = "Fill the maps"
+LIBERAL = "Make conntrack liberal"
 ATTACH = "Attach the programs, the reply side first"
 TELL = "Tell the datapath which interfaces carry it"
 SWITCH = "Switch the overlay on"
@@ -117,6 +119,7 @@ FIRST = [
         MOUNT, "no such folder", shell("mount -t tmpfs tmpfs /sys/fs"), shell("umount /sys/fs"),
         at=MOUNT, undone_at=FAILED,
     ),
+    Trouble(LIBERAL, "EISDIR", shell(f"mkdir {FILE}"), shell(f"rmdir {FILE}"), at=LIBERAL, undone_at=FAILED),
     Trouble(ATTACH, "priority", take_the_priority, on_host("tc", "qdisc", "del", "dev", "WORKLOAD", "clsact")),
 ]  # fmt: skip
 

@@ -79,6 +79,14 @@ def test_a_map_that_others_fill_meanwhile(kernel: Kernel) -> None:
     assert kernel.raw(held.name) == {**raw_of(addresses(range(2))), **strangers}
 
 
+@pytest.mark.parametrize("told", [{}, {"type": "hash"}, {"type": "no such", "max_entries": 1}, {"max_entries": 1}])
+def test_a_map_still_to_be_made_of_which_little_is_told(kernel: Kernel, told: dict[str, Any]) -> None:
+    held = Held(kernel)
+    outcome = held.sync(addresses(range(2)), check=True, maps=[{"pin": held.pin, **told}])
+    assert outcome.counts == (2, 0, 0, 2)
+    four_parts(held.sync(addresses(range(2)), maps=[{"pin": held.pin, **told}]), "still to be made")
+
+
 def test_a_frozen_map(kernel: Kernel) -> None:
     held = Held(kernel)
     held.sync(addresses(range(2)))

@@ -13,7 +13,6 @@ import ctypes
 import os
 import re
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from integration.conntrack_entries import fill
 from integration.host import Host
 from integration.tc_sandbox import MODULES, PYTHON, arguments_of, environment, result
 
@@ -331,34 +331,6 @@ def test_flags_of_a_large_table(network: Network) -> None:
         assert _ctnetlink.flag_live_entries() == count
         assert _ctnetlink.flag_live_entries() == 0
     assert network.node.shell("wc -l </proc/net/nf_conntrack").split() == [str(count)]
-
-
-def fill(count: int) -> None:
-    """Make established entries, IPv4 and IPv6 by turns, some in a zone."""
-    with _ctnetlink._opened() as opened:
-        assert _ctnetlink._set_flags(opened, [entry(number) for number in range(count)]) == count
-
-
-def entry(number: int) -> bytes:
-    """The request that makes an established entry (linux/netfilter/nfnetlink_conntrack.h)."""
-    part, nest = _ctnetlink._attribute, _ctnetlink.NESTED
-    size = (4, 16)[number % 2]
-    one, other = struct.pack(">I", 0x0A000000 + number).rjust(size, b"\xfd"), bytes([10]).ljust(size, b"\1")
-
-    def ends(kind: int, source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
-        first = {4: 1, 16: 3}[size]
-        addresses = part(1 | nest, part(first, source) + part(first + 1, destination))
-        protocol = part(1, bytes([socket.IPPROTO_TCP]))
-        protocol += b"".join(part(2 + index, struct.pack(">H", port)) for index, port in enumerate(ports))
-        return part(kind | nest, addresses + part(2 | nest, protocol))
-
-    body = bytes([{4: socket.AF_INET, 16: socket.AF_INET6}[size], 0, 0, 0])
-    body += ends(1, one, other, (1000, 80)) + ends(2, other, one, (80, 1000))
-    body += part(3, struct.pack(">I", 0xE)) + part(7, struct.pack(">I", 600))  # status, timeout
-    body += part(4 | nest, part(1 | nest, part(1, b"\3")))
-    if number % 5 == 0:
-        body += part(_ctnetlink.CTA_ZONE, struct.pack(">H", 7))
-    return _ctnetlink._request(_ctnetlink.CT_NEW, 0x400, body)  # NLM_F_CREATE
 
 
 # Rule -> TCP ports that have the helper by it.

@@ -105,7 +105,6 @@ class Datapath:
         self.object = built
         self.interfaces = interfaces
         self.second = SECOND
-        self.epoch = 0
         known = {name: interface.ifindex for name, interface in interfaces.items()}
         self.codecs = {
             name: (Codec(key, "key", info.key_size, known), Codec(value, "value", info.value_size, known))
@@ -114,6 +113,7 @@ class Datapath:
         }
         self._stride = bpf.map_info(built.descriptors["stats"]).value_stride
         self._before = self._read_stats()
+        self.epoch = int(self.get("control", 0)["epoch"])
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
@@ -148,6 +148,13 @@ class Datapath:
             descriptor, size = self.object.descriptors[name], self.codecs[name][0].size
             while (key := bpf.map_next_key(descriptor, None, size)) is not None:
                 bpf.map_delete(descriptor, key)
+
+    def forget(self) -> None:
+        """Every processor, everything."""
+        descriptor = self.object.descriptors["recent"]
+        info = bpf.map_info(descriptor)
+        keys = b"".join(number.to_bytes(4, "little") for number in range(info.max_entries))
+        bpf.map_update_batch(descriptor, keys, bytes(info.max_entries * info.value_stride), info.max_entries)
 
     def mode(self, mode: str, *, lease: float | None = None, grows: bool = True) -> None:
         """``lease``: seconds from now; negative ones are over. ``grows``: the epoch does, as with every activation."""
@@ -219,6 +226,7 @@ def places(ifindex: int) -> list[int]:
 def fill(datapath: Datapath) -> None:
     """A node with two workloads and one peer, ready and on. Flows of earlier tests are gone."""
     datapath.clear("ifindex_map", "peers", "flows", "pending", "pending_out", "trials")
+    datapath.forget()
     datapath.put("services", 8080, 1)
     for address, name in WORKLOADS.items():
         datapath.put("ifindex_map", address, {"ifindex": name, "flags": 0})

@@ -111,9 +111,9 @@ def forwarded(packet: bytes) -> bytes:
 
 def trimmed(packet: bytes) -> bytes:
     """Without what follows the IP packet in its frame, which the kernel cuts off (ip_rcv_core, ip6_rcv_core)."""
-    ipv6_length = 40 + int.from_bytes(packet[4:6], "big")
-    length = ipv6_length if packet[0] >> 4 == 6 else int.from_bytes(packet[2:4], "big")
-    return packet[:length] if length else packet
+    ipv6 = packet[0] >> 4 == 6
+    length = int.from_bytes(packet[4:6] if ipv6 else packet[2:4], "big")
+    return packet[: length + 40 * ipv6] if length else packet  # BIG TCP says nothing
 
 
 def with_tos(packet: bytes, tos: int) -> bytes:

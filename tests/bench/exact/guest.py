@@ -61,12 +61,10 @@ def measure(kind: str, path: str) -> dict[str, Any]:
 def main() -> None:
     """One figure after the other; one that fails is told as an error, and the next one follows."""
     wanted = json.loads((FOLDER / "wanted.json").read_text(encoding="utf-8"))
-    # No process but the two ends runs between their packets. ksoftirqd runs before them when it has to: up to Linux 6.4
-    # soft interrupts wait for it while it is awake, and behind real-time processes it would stay so for good.
+    # No process but the two ends runs between their packets; ksoftirqd, once awake, before them (see Seen.deferred).
     Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1", encoding="ascii")
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
-    (ksoftirqd,) = [path.parent for path in Path("/proc").glob("[0-9]*/comm") if path.read_text() == "ksoftirqd/0\n"]
-    os.sched_setscheduler(int(ksoftirqd.name), os.SCHED_FIFO, os.sched_param(60))
+    os.sched_setscheduler(contenders.ksoftirqd(), os.SCHED_FIFO, os.sched_param(60))
     with topology.network():
         for kind, path in wanted:
             try:

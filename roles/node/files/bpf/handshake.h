@@ -62,14 +62,14 @@ static __always_inline void syn_in(struct __sk_buff *skb, struct packet *packet,
 	struct opener opener;
 	__u32 zero = 0;
 
-	if (!is_eligible(skb, packet, active))
-		return;
-	if (side == FROM_WORKLOAD) { /* which knows: whatever had these ports is over */
+	if (side == FROM_WORKLOAD) { /* which knows: whatever had these ports is over, in every mode */
 		struct flow *flow = flows.lookup(packet->key);
 
-		if (flow)
+		if (flow && flow->ways[FROM_WORKLOAD].in == skb->ifindex)
 			suspend(packet, flow, 2);
 	}
+	if (!is_eligible(skb, packet, active))
+		return;
 	refuse(packet, REASON_handshake);
 	if (find_pending(packet, side, packet->sequence))
 		return; /* sent again: if this one comes out too, well */

@@ -12,8 +12,6 @@ static __always_inline void ask(struct __sk_buff *skb, struct packet *packet, st
 		suspend(packet, flow, 2);
 		count(packet->direction, REASON_suspended, 0);
 	}
-	if (packet->proven == NO || packet->again == YES) /* the largest packet must be seen again, too: it may have become smaller */
-		way->largest = 0;
 	expect(skb, packet, way, now);
 	refuse(packet, REASON_heartbeat);
 }
@@ -125,9 +123,13 @@ static __always_inline bool judge(struct __sk_buff *skb, struct packet *packet, 
 		flow->epoch = active->epoch;
 		suspend(packet, flow, 0);
 	}
-	if (flow->trial == TRIAL_running)
+	if (flow->trial == TRIAL_running) {
 		note_proof(packet, flow);
-	packet->proven = way->proven && now - way->proven < period(active) && way->in == skb->ifindex ? YES : NO;
+		note_loss(packet, flow);
+	}
+	/* 0 is longer ago than any period: jiffies begin at 2^32 - 300 s. And a workload's interface was compared. */
+	packet->proven = now - way->proven < period(active) &&
+				 (packet->direction == FROM_WORKLOAD || way->in == skb->ifindex) ? YES : NO;
 	/* Data again: whatever went wrong, the kernel must know it first. */
 	packet->again = packet->same == YES && length && before(packet->sequence, known->next) ? YES : NO;
 	if (packet->again == YES)

@@ -16,22 +16,35 @@ static __always_inline void name_trial(const struct flow *flow, struct trial_key
 	key->next_hop[1] = flow->ways[FROM_WORKLOAD].header[1] & bpf_htonl(0xffff0000);
 }
 
-/* An acknowledgement of data that went the short way, whichever way it goes itself. */
+/*
+ * An acknowledgement of data that went the short way, whichever way it goes itself. No jumps, here and in note_loss(): the
+ * verifier would look at what follows once for each.
+ */
 static __always_inline void note_proof(const struct packet *packet, struct flow *flow)
 {
 	enum direction sender = (packet->direction ^ 1) & 1;
 
-	if ((flow->tried & 1 << sender) && !before(packet->acknowledgement, flow->tried_first[sender]))
-		flow->tried |= 4 << sender;
+	flow->tried |= (~(packet->acknowledgement - flow->tried_first[sender]) >> 31 & flow->tried >> sender) << (2 + sender);
 }
 
-/* Whether data comes again that went the short way (`again`); notes what goes. */
-static __always_inline void note_data(struct packet *packet, struct flow *flow)
+/*
+ * Data that went the short way comes again, whichever way it goes now: if it does so as a heartbeat, its acknowledgement is
+ * no proof.
+ */
+static __always_inline void note_loss(const struct packet *packet, struct flow *flow)
+{
+	enum direction side = packet->direction & 1;
+	__u32 within = (packet->sequence - flow->tried_until[side]) & ~(packet->sequence - flow->tried_from[side]);
+
+	flow->tried |= ((within & -data_length(packet)) >> 31 & flow->tried >> side) << 4;
+}
+
+/* What goes the short way. */
+static __always_inline void note_data(const struct packet *packet, struct flow *flow)
 {
 	enum direction side = packet->direction & 1;
 	__u32 length = data_length(packet), end = packet->sequence + length;
 
-	packet->again = NO;
 	if (!length)
 		return;
 	if (!(flow->tried & 1 << side)) {
@@ -41,8 +54,6 @@ static __always_inline void note_data(struct packet *packet, struct flow *flow)
 		flow->tried_until[side] = end;
 	} else if (packet->sequence == flow->tried_until[side]) {
 		flow->tried_until[side] = end;
-	} else if (before(packet->sequence, flow->tried_until[side]) && !before(packet->sequence, flow->tried_from[side])) {
-		packet->again = YES;
 	}
 }
 
@@ -74,7 +85,7 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 	note_data(packet, flow);
 	if (!trial)
 		return true;
-	if (packet->again == YES) {
+	if (flow->tried & 16) {
 		trial->state = TRIAL_broken;
 		trial->since = now;
 		flow->trial = TRIAL_none;

@@ -91,7 +91,8 @@ struct flow {
 	__u8 ended;	    /* FIN (bits 0, 1) or RST (bits 2, 3) came out, by direction */
 	__u8 opened_by;	    /* enum direction */
 	__u8 trial;	    /* enum trial_state, as the flow knows it */
-	__u8 tried;	    /* data went the short way (bits 0, 1) and was acknowledged (bits 2, 3), by direction */
+	__u8 tried;	    /* data went the short way (bits 0, 1) and was acknowledged (bits 2, 3), by direction;
+			     or comes again (bit 4) */
 	__u8 pad[4];
 	struct way ways[2]; /* by direction */
 };

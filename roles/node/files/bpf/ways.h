@@ -106,6 +106,7 @@ static __always_inline void expect(const struct __sk_buff *skb, const struct pac
 		*own = 0;
 	WRITE_ONCE(way->proven, 0);
 	BARRIER();
+	way->largest = 0; /* the largest packet must be seen again, too: it may have become smaller */
 	way->in = skb->ifindex;
 	way->sequence = packet->sequence;
 	way->acknowledgement = packet->acknowledgement;

@@ -2,7 +2,7 @@
 """What the datapath knows of single flows: whether it admitted them, and how many packets left the kernel's path.
 
 Each processor counts packets in the map ``recent``, in a slot for each direction of a flow. Flows may share a slot,
-which then tells of the one that used it last. All slots are looked through: which one is whose is the datapath's affair.
+which then tells of the one that used it last. All are looked through: which one is whose is the datapath's affair.
 """
 
 from __future__ import annotations

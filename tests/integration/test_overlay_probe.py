@@ -32,7 +32,7 @@ from ansible_collections.ebpf.overlay.plugins.modules.overlay_probe import Probe
 
 PINS = "/sys/fs/bpf/overlay-probe-test"
 CLIENT_PORT = 8080  # the client has the service too, for a workload that connects
-TARGET = {"address": topology.WORKLOAD_IPV4, "port": topology.PORT}
+TARGET: dict[str, Any] = {"address": topology.WORKLOAD_IPV4, "port": topology.PORT}
 FAR = {"address": "10.244.2.10", "port": CLIENT_PORT}
 FLOW = {"workload": topology.WORKLOAD_IPV4, "workload_port": 8080, "remote": topology.CLIENT_IPV4, "remote_port": 1}
 OWN = {"address": topology.WORKLOAD_IPV4, "interface": topology.HOST_SIDE}

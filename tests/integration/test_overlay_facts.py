@@ -18,7 +18,8 @@ ip link set lo up
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 ip address add 198.18.0.1/24 dev eth0; ip address add 198.18.0.100/32 dev eth0
 ip address add 198.18.0.101/24 dev eth0
-ip address add fd00::1/64 dev eth0 nodad; ip address add fd00::100/128 dev eth0 nodad
+ip address add fd00::1/64 dev eth0 nodad; ip address add fd00::77/64 dev eth0 nodad
+ip address add fd00::100/128 dev eth0 nodad
 ip address add 198.18.1.1/24 dev eth1
 ip address add 203.0.113.9/32 dev lo
 ip link add vxlan.calico type vxlan id 4096 dev eth0 dstport 4789 nolearning

@@ -231,9 +231,9 @@ def fill(datapath: Datapath) -> None:
     for address, name in WORKLOADS.items():
         datapath.put("ifindex_map", address, {"ifindex": name, "flags": 0})
     for prefix in PEERS:
-        datapath.put("peers", prefix, {"kind": "peer"})
+        datapath.put("peers", prefix, "peer")
     for prefix in OWN:
-        datapath.put("peers", prefix, {"kind": "own"})
+        datapath.put("peers", prefix, "own")
     for name in ("ens47f1", "ens48f1", "cali1", "cali2"):
         datapath.put("devices", places(datapath.interfaces[name].ifindex)[0], name)
     datapath.second = SECOND

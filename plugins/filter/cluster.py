@@ -13,7 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _services, _source, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _peers, _services, _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _probe_verdict
@@ -132,7 +132,7 @@ def probe_verdict(
 ) -> dict[str, Any]:
     """Results of ``overlay_probe`` and the node's plan -> what they mean: :func:`_probe_verdict.judge`."""
     plan = json.loads(planned)
-    peers = [entry["key"] for entry in plan["maps"]["peers"] if entry["value"]]
+    peers = [entry["key"] for entry in plan["maps"]["peers"] if entry["value"] == _peers.PEER]
     return _probe_verdict.judge(probed, seen, before, peers, plan["uplinks"])
 
 

@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the datapath knows of single flows: whether it admitted them, and how many packets left the kernel's path.
 
-Processors count packets in the map ``recent``, in a slot for each direction of a flow that a hash of its key gives. Two
-flows may share a slot; then it tells of the one that used it last.
+Each processor counts packets in the map ``recent``, in a slot for each direction of a flow. Flows may share a slot,
+which then tells of the one that used it last. All are looked through: which one is whose is the datapath's affair.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DIRECTIONS, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import PinnedMap, opened
 
 _KEY, _FLOW = (Codec(schema, what) for schema, what in zip(SCHEMAS["flows"], ("key", "value")))
 _RECENT = Codec(SCHEMAS["recent"][1], "value")
 _TCP = 6
-_MASK = (1 << 64) - 1
 COUNTED = ("to_workload", "to_uplink")
-"""What a packet that came from DIRECTIONS is counted as."""
 
 
 def flow_key(flow: Mapping[str, Any]) -> bytes:
@@ -31,38 +28,43 @@ def flow_key(flow: Mapping[str, Any]) -> bytes:
     return _KEY.encode({**ends, "protocol": _TCP})
 
 
-def ports_of(key: bytes, direction: int) -> int:
-    """As they stand in the packets of this direction: source, destination."""
-    one, other = (int.from_bytes(key[at : at + 2], sys.byteorder) for at in ((32, 34) if direction else (34, 32)))
-    return other << 16 | one
-
-
-def bucket_of(key: bytes, direction: int, buckets: int) -> int:
-    """The slot of a direction (its place in DIRECTIONS) of a flow: bucket_of() in ways.h. ``buckets``: how many."""
-    halves = [int.from_bytes(key[at : at + 8], sys.byteorder) for at in (0, 8, 16, 24)]
-    workload, remote = halves[0] ^ halves[1], halves[2] ^ halves[3]
-    source, destination = (workload, remote) if direction else (remote, workload)
-    hashed = (source ^ destination >> 7 ^ ports_of(key, direction)) * 0x9E3779B97F4A7C15 & _MASK
-    return hashed >> (64 - (buckets.bit_length() - 1))
-
-
 def read_flows(pin_dir: str, flows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each flow: its ends, ``admitted``, ``interface`` (that of the workload, its number; 0 where it was not
     admitted), and how many packets took the fast path ``to_workload`` and ``to_uplink``.
 
     Nothing was admitted where no datapath is loaded. Raises :class:`OverlayError`.
     """
+    found = [{**flow, "admitted": False, "interface": 0, **dict.fromkeys(COUNTED, 0)} for flow in flows]
     with opened(f"{pin_dir}/flows") as known, opened(f"{pin_dir}/recent") as recent:
-        if known is None or recent is None:
-            return [_told(flow, None, (0, 0)) for flow in flows]
+        if known is None or recent is None or not found:
+            return found
         _check(known, _KEY.size, _FLOW.size)
         _check(recent, 4, _RECENT.size)
-        found = []
-        for flow in flows:
+        admitted = {}
+        for flow in found:
             key = flow_key(flow)
-            counts = tuple(_count(recent, key, direction) for direction in range(len(DIRECTIONS)))
-            found.append(_told(flow, bpf.map_lookup(known.fd, key, _FLOW.size), counts))
-        return found
+            value = bpf.map_lookup(known.fd, key, _FLOW.size)
+            if value is not None:
+                flow.update(admitted=True, interface=_FLOW.decode(value)["ways[0]"]["out"])
+                admitted[key] = flow
+        for key, record in _records(recent, admitted):
+            flow = admitted[key]
+            flow[COUNTED[record["in"] == flow["interface"]]] += record["packets"]
+    return found
+
+
+def _records(recent: PinnedMap, keys: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """What all processors remember of these keys. One slot after the other: all of them may be a lot of memory."""
+    size = _RECENT.size
+    empty = bytes(recent.info.value_stride)
+    for _slot, raw in bpf.map_lookup_slots(recent.fd, recent.info.max_entries, recent.info.value_stride):
+        for key in () if raw == empty else keys:
+            if key not in raw:
+                continue
+            for at in range(0, len(raw), (size + 7) // 8 * 8):
+                record = _RECENT.decode(raw[at : at + size])
+                if _KEY.encode(record["key"]) == key:
+                    yield key, record
 
 
 def read_counters(pin_dir: str) -> dict[str, int]:
@@ -74,21 +76,6 @@ def read_counters(pin_dir: str) -> dict[str, int]:
         _check(found, key.size, value.size)
         counted = {key.decode(raw): value.decode(held)["packets"] for raw, held in found.read(value.total).items()}
     return {label: packets for label, packets in counted.items() if packets}
-
-
-def _told(flow: Mapping[str, Any], value: bytes | None, counts: tuple[int, ...]) -> dict[str, Any]:
-    interface = _FLOW.decode(value)["ways[0]"]["out"] if value else 0
-    return {**flow, "admitted": value is not None, "interface": interface, **dict(zip(COUNTED, counts))}
-
-
-def _count(recent: PinnedMap, key: bytes, direction: int) -> int:
-    """Packets of this direction of the flow, over all processors."""
-    stride, size = recent.info.value_stride, _RECENT.size
-    slot = bucket_of(key, direction, recent.info.max_entries).to_bytes(4, sys.byteorder)
-    raw = bpf.map_lookup(recent.fd, slot, stride) or b""
-    copies = (raw[at : at + size] for at in range(0, len(raw), (size + 7) // 8 * 8))
-    mine = (_RECENT.decode(copy) for copy in copies if copy.endswith(key))
-    return sum(int(one["packets"]) for one in mine if one["ports"] == ports_of(key, direction))
 
 
 def _check(found: PinnedMap, key_size: int, value_size: int) -> None:

@@ -141,8 +141,8 @@ SECOND = [
     Trouble(CONNECT, "no answer within 3 s", drop_requests, answer_requests, at=CONNECT, undone_at=FAILED),
     Trouble(COUNTERS_AGAIN, STATS, NO_STATS, STATS_AGAIN, at=COUNTERS_AGAIN, undone_at=FAILED),
     Trouble(
-        "Refuse a probe that did not take the overlay", "did not redirect a single packet",
-        on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,
+        "Refuse a probe that did not take the overlay", "Cannot carry a connection by the fast path",
+        lambda node: Datapath(node).clear("ifindex_map"), at=CONNECT,
     ),
     Trouble(CONFIRM, "the node went back", variables={"overlay_lease": LEASE, "overlay_probe_tasks": "slow"}),
     Trouble(FILL, "EPERM", freeze_services),

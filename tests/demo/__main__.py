@@ -4,16 +4,28 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fleet import play, state
-from lab.api import Lab
+from lab.api import Lab, Node
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, EVENTS, PASSED, REASONS
 
 LAB = str(play.ROOT / "tests/lab/lab")
+REQUESTS = 50
+STATES = ["conntrack ESTABLISHED", "conntrack TIME_WAIT"]
+FAST = ("uplink.to_workload", "workload.to_uplink")
+# Why the kernel got a packet. Those of other connections are of none of the overlay's services.
+KEPT = [name for number, (name, _meaning) in REASONS.items() if PASSED <= number < EVENTS]
+OTHERS = ("not_ip", "not_tcp", "not_service")
+SEGMENTS = struct.Struct("=136xII")  # tcpi_segs_out and tcpi_segs_in in struct tcp_info
 
 
 class DemoError(Exception):
@@ -40,34 +52,76 @@ def expect(condition: bool, text: str) -> None:
 
 @dataclass(frozen=True)
 class Path:
-    """Where the packets of one HTTP request were seen on the server's node."""
+    """Where the packets of one connection were seen on the server's node, until it was closed and afterwards."""
 
+    sent: int
+    """By both ends, as the client's TCP counts them."""
     overlay: int
     forwarded: int
-    tracked: bool
+    kept: Counter[str]
+    """Packets that the overlay left to the kernel, by reason."""
+    forwarded_at_the_end: int
+    overlay_at_the_end: int
+    states: list[str]
+    """Of conntrack's entry: before the end and after it."""
 
 
-def request(lab: Lab) -> Path:
-    """An HTTP request from ovl-n1 to the first workload on ovl-n2, and who saw its packets on ovl-n2."""
+def requests(lab: Lab) -> Path:
+    """HTTP requests over one connection from ovl-n1 to the first workload on ovl-n2, and who saw its packets there."""
     client, server, workload = lab.nodes[1], lab.nodes[2], lab.workload(2, 1)
-    before = redirected(lab), server.nft_counter("forwarded").packets
-    answer = client.http_get(workload.ipv4)
-    time.sleep(0.1)  # the last acknowledgement
-    after = redirected(lab), server.nft_counter("forwarded").packets
-    tracked = any(entry.get("original.sport") == str(answer["client_port"]) for entry in server.conntrack())
-    path = Path(after[0] - before[0], after[1] - before[1], tracked)
-    say(f"GET http://{workload.ipv4}:8080 from {client.name}: {answer['workload']} answered")
-    say(
-        f"on {server.name}: overlay {path.overlay} packets, FORWARD chain {path.forwarded} packets, "
-        f"conntrack entry: {'yes' if tracked else 'no'}"
+    ask = b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n"
+    before, forwarded = state.counted(server), server.nft_counter("forwarded").packets
+    with client.connect(workload.ipv4, 8080) as connection:
+        port = str(connection.getsockname()[1])
+        answers = connection.makefile("rb")
+        for _ in range(REQUESTS):  # for more than a second: heartbeats are due
+            connection.sendall(ask)
+            while not (line := answers.readline()).startswith(b"{"):
+                if not line:
+                    raise DemoError("the workload ended the connection")
+            time.sleep(0.03)
+        time.sleep(0.2)  # the last acknowledgement
+        sent = sum(SEGMENTS.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SEGMENTS.size)))
+        seen, went = state.counted(server), server.nft_counter("forwarded").packets
+        states = [tracked(server, port)]
+        answers.close()
+    time.sleep(0.3)
+    states.append(tracked(server, port))
+    after, end = state.counted(server), server.nft_counter("forwarded").packets
+    kept = Counter[str]()
+    for reason in KEPT:
+        labels = [f"{direction}.{reason}" for direction in DIRECTIONS if reason not in OTHERS]
+        kept[reason] = sum(seen.get(label, 0) - before.get(label, 0) for label in labels)
+    path = Path(
+        sent=sent,
+        overlay=fast(seen) - fast(before),
+        forwarded=went - forwarded,
+        kept=+kept,
+        forwarded_at_the_end=end - went,
+        overlay_at_the_end=fast(after) - fast(seen),
+        states=states,
     )
+    told = ", ".join(f"{reason} {count}" for reason, count in path.kept.items()) or "none"
+    say(f"{REQUESTS} requests to http://{workload.ipv4}:8080 from {client.name} over one connection: {sent} packets")
+    say(f"on {server.name}: overlay {path.overlay}, FORWARD chain {path.forwarded} ({told}), {states[0]}")
+    say(f"its end: overlay {path.overlay_at_the_end}, FORWARD chain {path.forwarded_at_the_end}, {states[1]}")
     return path
 
 
-def redirected(lab: Lab) -> int:
-    """Packets that the overlay redirected on ovl-n2, both directions."""
-    counters = state.counted(lab.nodes[2])
-    return counters.get("uplink.to_workload", 0) + counters.get("workload.to_uplink", 0)
+def tracked(server: Node, port: str) -> str:
+    """The state of the entry that conntrack has of a connection from this port."""
+    found = [entry for entry in server.conntrack() if entry.get("original.sport") == port]
+    return f"conntrack {found[0].get('state')}" if found else "not tracked"
+
+
+def fast(counters: Mapping[str, int]) -> int:
+    """Packets that the overlay redirected, both directions."""
+    return sum(counters.get(name, 0) for name in FAST)
+
+
+def kernels_path(path: Path) -> bool:
+    """As without the overlay: netfilter saw every packet."""
+    return (path.overlay, path.forwarded, path.states) == (0, path.sent, STATES)
 
 
 def progress(line: str) -> None:
@@ -90,9 +144,8 @@ def run_playbook(name: str, *options: str) -> play.Run:
 
 def show(lab: Lab) -> None:
     before = {node.name: state.observe(node) for node in lab.nodes.values()}
-    with step("An HTTP request before the roll-out takes the kernel's path"):
-        path = request(lab)
-        expect(path.forwarded > 0 and path.tracked and path.overlay == 0, "netfilter saw it, no overlay did")
+    with step("HTTP requests before the roll-out take the kernel's path"):
+        expect(kernels_path(requests(lab)), "netfilter saw every packet, no overlay did")
     with step("Dry run: site.yml --check --diff"):
         predicted = run_playbook("site.yml", "--check", "--diff")
         expect(bool(predicted.changes), f"{len(predicted.changes)} changes predicted")
@@ -101,9 +154,16 @@ def show(lab: Lab) -> None:
     with step("Roll-out: site.yml"):
         applied = run_playbook("site.yml")
         expect(applied.changes == predicted.changes, "the same changes as predicted, host by host and task by task")
-    with step("The same request takes the overlay"):
-        path = request(lab)
-        expect(path.overlay > 0 and path.forwarded == 0 and not path.tracked, "the overlay saw it, netfilter did not")
+    with step("The same requests take the overlay"):
+        path = requests(lab)
+        expect(path.overlay + path.forwarded == path.sent, "every packet took the overlay or the kernel's path")
+        expect(
+            set(path.kept) <= {"handshake", "heartbeat"} and path.kept.total() == path.forwarded,
+            f"netfilter saw the handshake, {path.kept['heartbeat']} heartbeats, and nothing else",
+        )
+        expect(path.overlay > 5 * path.forwarded, "the overlay all others")
+        expect(path.overlay_at_the_end == 0 and path.forwarded_at_the_end >= 3, "the end is netfilter's again")
+        expect(path.states == STATES, "conntrack followed the connection")
     with step("Second run: nothing to do"):
         expect(not run_playbook("site.yml").changes, "changed=0 on every node")
     with step("Rollback: rollback.yml"):
@@ -115,9 +175,8 @@ def show(lab: Lab) -> None:
                 == (before[node.name].filters, before[node.name].qdiscs, before[node.name].pins),
                 f"{node.name}: filters, qdiscs and pins as before the roll-out",
             )
-    with step("The same request takes the kernel's path again"):
-        path = request(lab)
-        expect(path.forwarded > 0 and path.tracked and path.overlay == 0, "netfilter saw it, no overlay did")
+    with step("The same requests take the kernel's path again"):
+        expect(kernels_path(requests(lab)), "netfilter saw every packet, no overlay did")
 
 
 def main() -> int:

@@ -57,6 +57,8 @@ class RootSpec:
     """Folder with the offline package repository."""
     hostname: str
     argv: list[str]
+    networks: dict[str, str] = field(default_factory=dict)
+    """Name -> network namespace of a workload, held in /run/netns as container runtimes do it."""
     pid_file: str = ""
     """Where to write this process's PID as the machine sees it."""
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -146,6 +148,13 @@ def _mount_kernel_file_systems(root: Path) -> None:
     _mount("", root / "proc/sys/kernel/random/boot_id", "", MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
+def _hold(networks: dict[str, str], folder: Path) -> None:
+    folder.mkdir()
+    for name, path in networks.items():
+        (folder / name).touch()
+        _mount(path, folder / name, "", MS_BIND)
+
+
 def _write(root: Path, files: dict[str, tuple[str, int]], unless_in: Path | None = None) -> None:
     for name, (text, mode) in files.items():
         path = root / name.lstrip("/")
@@ -178,6 +187,7 @@ def main(spec_path: str) -> None:
     socket.sethostname(spec.hostname)
     root = _mount_root(spec)
     _mount_kernel_file_systems(root)
+    _hold(spec.networks, root / "run/netns")
     packages = root / PACKAGES_MOUNT
     packages.mkdir(parents=True, exist_ok=True)
     _mount(spec.packages, packages, "", MS_BIND)

@@ -70,6 +70,7 @@ def prepare_node(cluster: ClusterPlan, node: NodePlan) -> None:
         packages=str(base.packages_path()),
         hostname=node.name,
         argv=["/sbin/init"] if cluster.systemd else [_INIT_PATH],
+        networks={workload.name: str(path_of(workload.name)) for workload in node.workloads},
         pid_file=str(PIDS / node.name),
         files={_INIT_PATH: (_INIT, 0o755)},
         files_once={

@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        if arguments.get("state") != "confirmed":
+        if arguments.get("state") in ("begun", "restored"):
             arguments["runtime"] = base64.b64encode(packed_once()).decode("ascii")
         result.update(
             self._execute_module(

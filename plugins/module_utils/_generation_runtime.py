@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _way_back
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import run_program
 from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import python
 
 
@@ -35,32 +34,17 @@ class Runtime:
             stream.flush()
             yield stream.name
 
-    def call(self, *arguments: str, given: Any) -> dict[str, Any]:
+    def call(self, command: str, given: Any) -> dict[str, Any]:
         """Raises :class:`OverlayError`, that of the program where it told one."""
         with self._file() as path:
-            command = [python(), path, *arguments]
-            done = subprocess.run(
-                command, input=json.dumps(given), text=True, capture_output=True, check=False, cwd="/"
-            )
-        try:
-            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        except (ValueError, IndexError):
-            answer = {"failed": True}
-        if answer.get("failed"):
-            parts = answer.get("error") or {
-                "doing": arguments[0],
-                "target": "a generation",
-                "reason": done.stderr.strip()[-500:] or f"ended with {done.returncode}",
-                "advice": "Look at the node.",
-            }
-            raise OverlayError(*(parts[name] for name in ("doing", "target", "reason", "advice")))
-        return answer
+            return run_program([python(), path, command], command, given)
 
     def rehearse(self, calls: Any) -> tuple[dict[str, Any], ...]:
         """In this process where its interpreter is the one that the modules need: a second one takes longer to start
         than all the calls together."""
         if os.path.realpath(sys.executable) != os.path.realpath(python()):
-            return tuple(self.call("rehearse", given=list(calls))["differences"])
+            given: dict[str, Any] = {"calls": list(calls), "interfaces": {}, "mode": None}
+            return tuple(self.call("rehearse", given)["differences"])
         with self._file() as path:
             for name, package in list(sys.modules.items()):
                 if name.partition(".")[0] in ("ansible", "ansible_collections") and hasattr(package, "__path__"):

@@ -18,19 +18,28 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS,
 from ansible_collections.ebpf.overlay.plugins.module_utils._topology import place_devices
 
 KEPT = 3
+# How ``by`` of a history begins where no attempt was confirmed: the node went back by itself, a run took it there.
+RETURNED, RESTORED = "returned-", "restored-"
+# Of the records on disk. Those of release 1.0.0 name none and count as 1.
+FORMAT = 2
 
 # A call of a module of this collection: {"module": "bpf_object", "arguments": {...}}.
 Call = Mapping[str, Any]
 
-_CONNTRACK_AS_BEFORE: Call = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
+_CONNTRACK_AS_BEFORE: Mapping[str, Any] = {"state": "absent"}
 
 # What takes the overlay off a node, once its mode is off.
 REMOVAL: tuple[Call, ...] = (
     {"module": "tc_bpf_attach", "arguments": {"attachments": [], "purge": True}},
     {"module": "bpf_object", "arguments": {"pin_dir": PIN_DIR, "state": "absent"}},
     {"module": "bpffs", "arguments": {"path": BPFFS, "state": "unmounted", "emptied": [PIN_DIR]}},
-    _CONNTRACK_AS_BEFORE,
+    {"module": "overlay_conntrack", "arguments": _CONNTRACK_AS_BEFORE},
 )
+
+
+# Module -> the arguments that undo a call of it, for modules that leave something on the node which the calls of
+# another generation do not take away. Made while the mode is off.
+UNDO: Mapping[str, Mapping[str, Any]] = {"overlay_conntrack": _CONNTRACK_AS_BEFORE}
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,12 @@ class Generation:
 @dataclass(frozen=True)
 class Attempt:
     """A roll-out that nobody has confirmed yet; past ``deadline`` (ns of CLOCK_MONOTONIC) or after a reboot (another
-    ``boot``) the node goes back to ``former``. ``was_on``: whether the overlay was on when the attempt began."""
+    ``boot``) the node goes back to ``former``. ``was_on``: whether the overlay was on when the attempt began.
+
+    ``lease``: the deadline in the datapath's control entry at that time, which is that of an earlier attempt.
+    ``enable``: whether its confirmation ends that the node is switched off. ``left``: whether its beginning switched
+    the former generation off, by that one's own code, since maps change their layout or another release made them.
+    """
 
     identity: str
     number: int
@@ -56,6 +70,9 @@ class Attempt:
     deadline: int
     boot: str
     was_on: bool = True
+    lease: int = 0
+    enable: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,8 @@ class History:
     """``confirmed``: 0 for a node without the overlay. ``by``: the attempt that was confirmed.
 
     ``left``: the generation that the node left when it was rolled back to ``confirmed``; 0 when it was not.
+    ``switched_off``: somebody has switched the node off, and it stays so whatever is rolled out.
+    ``damaged``: what is wrong with the records of generations that cannot be read, by number.
     """
 
     generations: Mapping[int, Generation] = field(default_factory=dict)
@@ -70,6 +89,13 @@ class History:
     by: str = ""
     attempt: Attempt | None = None
     left: int = 0
+    switched_off: bool = False
+    damaged: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Of all generations whose records are there."""
+        return frozenset(self.generations) | frozenset(self.damaged)
 
     @property
     def digest(self) -> str:
@@ -86,7 +112,7 @@ def digest_of(calls: Iterable[Call]) -> str:
 def next_number(history: History) -> int:
     """One more than any confirmed generation that is kept; an attempt that was given up leaves its number."""
     given_up = {history.attempt.number} if history.attempt and history.attempt.number != history.confirmed else set()
-    return max({0, history.confirmed, *history.generations} - given_up) + 1
+    return max({0, history.confirmed, *history.numbers} - given_up) + 1
 
 
 def kept(history: History, taken_back: int = 0) -> set[int]:
@@ -96,7 +122,7 @@ def kept(history: History, taken_back: int = 0) -> set[int]:
     not cost the node its history.
     """
     confirmed = history.generations.get(history.confirmed)
-    numbers = sorted(set(history.generations) - {taken_back})[-KEPT:]
+    numbers = sorted(history.numbers - {taken_back})[-KEPT:]
     return {*numbers, history.confirmed, *([confirmed.former] if confirmed else [])}
 
 
@@ -118,8 +144,27 @@ def target_of(history: History, wanted: str, former: int | None = None) -> int:
     else:
         raise OverlayError("go back", f"generation {wanted}", "this is no generation", "Give previous or a number.")
     if number:
-        _record_of(history, number)
+        record_of(history, number)
     return number
+
+
+def holder_of(history: History, identity: str, former: int = 0) -> str:
+    """Who has the node, where that is not (any more) the run that began the attempt ``identity``; empty where it is.
+
+    ``former``: the generation before that attempt. A node that went back to it by itself is nobody's.
+    """
+    waiting = history.attempt
+    if not identity:
+        return "this run began nothing here"
+    if waiting and waiting.identity != identity:
+        return f"another run's attempt {waiting.identity} (generation {waiting.number}) waits for confirmation"
+    if not waiting and not history.confirmed:
+        return "another run has taken the overlay off" if former else ""
+    if waiting or history.by == identity or history.by.startswith(RETURNED):
+        return ""
+    if history.by.startswith(RESTORED):
+        return f"another run has taken the node to generation {history.confirmed}"
+    return f"another run's attempt {history.by} (generation {history.confirmed}) was confirmed"
 
 
 def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tuple[Call, ...]:
@@ -129,20 +174,19 @@ def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tu
     """
     if number == 0:
         return REMOVAL
-    generation = _record_of(history, number)
+    generation = record_of(history, number)
     return adapt(generation.calls, generation.interfaces, interfaces)
 
 
-def undone_first(history: History, number: int) -> tuple[Call, ...]:
-    """What a node undoes, once its mode is off, before the calls of a generation that know nothing of it.
-
-    Raises :class:`OverlayError` as :func:`calls_to` does.
-    """
-    knows = any(call["module"] == _CONNTRACK_AS_BEFORE["module"] for call in calls_to(history, number, {}))
-    return () if knows else (_CONNTRACK_AS_BEFORE,)
-
-
-def _record_of(history: History, number: int) -> Generation:
+def record_of(history: History, number: int) -> Generation:
+    """Raises :class:`OverlayError` when the generation is not on the node any more, or its record is damaged."""
+    if number in history.damaged:
+        raise OverlayError(
+            "go back",
+            f"generation {number}",
+            f"this node has no history of it that can be read: {history.damaged[number]}",
+            "Name another generation, or 0 to take the overlay off; site.yml makes a new one.",
+        )
     if number not in history.generations:
         known = ", ".join(map(str, sorted({0, *history.generations})))
         raise OverlayError(
@@ -152,6 +196,23 @@ def _record_of(history: History, number: int) -> Generation:
             f"Only the last {KEPT} confirmed generations are kept. Name one of these, or 0 to take the overlay off.",
         )
     return history.generations[number]
+
+
+def undo(calls: Iterable[Call], kept: Iterable[str] = ()) -> tuple[Call, ...]:
+    """What takes back that which calls leave on the node. ``kept``: modules that the next generation calls as well."""
+    made = list(dict.fromkeys(call["module"] for call in calls))
+    leaving = [name for name in reversed(made) if name in UNDO and name not in frozenset(kept)]
+    return tuple({"module": name, "arguments": dict(UNDO[name])} for name in leaving)
+
+
+def replacing_maps(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """The same calls, which start a map whose layout differs with no entries. For a datapath that is off."""
+    return tuple(
+        {**call, "arguments": {**call["arguments"], "on_map_change": "replace"}}
+        if call["module"] == "bpf_object" and call["arguments"].get("state") != "absent"
+        else call
+        for call in calls
+    )
 
 
 def adapt(calls: Sequence[Call], recorded: Mapping[str, int], now: Mapping[str, int]) -> tuple[Call, ...]:
@@ -181,7 +242,7 @@ def _adapt_arguments(call: Call, moved: Mapping[int, int | None], now: Mapping[s
 def _adapt_entry(name: str, entry: Mapping[str, Any], moved: Mapping[int, int | None]) -> dict[str, Any] | None:
     value = entry["value"]
     member = {"ifindex_map": "ifindex", "peers": "uplink"}.get(name)
-    if member is None:
+    if member is None or not isinstance(value, dict) or member not in value:
         return dict(entry)
     ifindex = moved.get(value[member], value[member])
     return None if ifindex is None else {**entry, "value": {**value, member: ifindex}}

@@ -33,6 +33,7 @@ class Observed:
 
     ``unpinned``: the entries, by map id, of a datapath that still runs although its pins are gone.
     ``refusal``: why it must not be switched on, a full sentence; empty where it may.
+    ``other_layout``: whether a datapath whose entry this release cannot decode may be on; None where it can.
     """
 
     control: Control | None
@@ -40,6 +41,7 @@ class Observed:
     now: int
     unpinned: Mapping[int, Control] = field(default_factory=dict)
     refusal: str = ""
+    other_layout: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class SetControl:
 
     control: Control
     lease: float = 0
+
+
+@dataclass(frozen=True)
+class SetZeros:
+    """Fill the entry with zeros, which is off in every layout."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class HandOver:
 
 def plan_mode(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     """Raises :class:`OverlayError` for a confirmation that comes too late."""
+    if observed.other_layout is not None:
+        return _plan_other_layout(wanted, observed, pin)
     if observed.control is None:
         return _plan_unloaded(wanted, observed, pin)
     control = observed.control
@@ -144,6 +153,22 @@ _PLANS: dict[str, Callable[[Wanted, Observed, Control, str], Plan]] = {
 def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
     """The write that makes the entry ``after``, if it is not that already."""
     return () if after == observed.control else (SetControl(after),)
+
+
+def _plan_other_layout(wanted: Wanted, observed: Observed, pin: str) -> Plan:
+    """Its flows are known to its own release alone; a generation's own code switches it off without cutting them."""
+    before = _text("of another release", 0) if observed.other_layout else _text("off", 0)
+    if wanted.mode in ("off", "drain"):
+        operations = (SetZeros(),) if observed.other_layout else ()
+        return Plan(operations, before, _text("off", 0), result=_result(Control(), 0))
+    after = Control("on", 0, 1, wanted.generation or 0)
+    return Plan(
+        operations=(SetControl(after, wanted.lease),),
+        before=before,
+        after=_text("on", wanted.lease if wanted.mode == "on" else 0),
+        unmet=(f"The datapath in {pin} is of another release: load this one's first (ebpf.overlay.bpf_object).",),
+        result=_result(after, 0),
+    )
 
 
 def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:

@@ -137,8 +137,7 @@ def _decide_changed(path: str, old: Layout, new: Layout, on_map_change: str) -> 
             "carry a map over",
             path,
             change,
-            "Set on_map_change to migrate (if only the capacity changed; keeps entries) or to replace (loses them); "
-            "with the overlay's own playbooks: rollback.yml to generation 0, then site.yml.",
+            "Set on_map_change to migrate (if only the capacity changed; keeps entries) or to replace (loses them).",
         )
     if Layout(old.type, old.key_size, old.value_size, new.max_entries, old.flags) != new or new.type not in COPYABLE:
         raise OverlayError(

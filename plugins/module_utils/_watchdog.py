@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._records import sync_folder, write
 
 UNIT = "ebpf-overlay-way-back"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}.service"
@@ -23,6 +24,7 @@ _UNIT = """\
 Description=Way back of the eBPF overlay
 After=network-online.target
 Wants=network-online.target
+ConditionPathExists={runtime}
 
 [Service]
 Type=oneshot
@@ -65,22 +67,27 @@ def arm(runtime: str, identity: str) -> None:
     """Start the process that watches the attempt, and wait until it does. It outlives this one and its session."""
     command = [python(), runtime, "watch", identity]
     try:
-        if has_systemd():
-            with open(UNIT_FILE, "w", encoding="utf-8") as stream:
-                stream.write(_UNIT.format(python=python(), runtime=runtime))
-            with contextlib.suppress(FileExistsError):
-                os.makedirs(os.path.dirname(UNIT_LINK), exist_ok=True)
-                os.symlink(UNIT_FILE, UNIT_LINK)
-            # A unit of its own: the session that this process belongs to may be killed as a whole.
-            kept = [f"--property={value}" for value in ("Type=notify", "Restart=on-failure", "RestartSec=5")]
-            command = ["systemd-run", "--quiet", "--collect", *kept, f"--unit={UNIT}-{identity}", *command]
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        if not has_systemd():
+            _start_and_wait(command, identity)
             return
-        _start_and_wait(command, identity)
+        # A unit of its own: the session that this process belongs to may be killed as a whole.
+        kept = [f"--property={value}" for value in ("Type=notify", "Restart=on-failure", "RestartSec=5")]
+        command = ["systemd-run", "--quiet", "--collect", *kept, f"--unit={UNIT}-{identity}", *command]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        install_unit(runtime)
     except (OSError, subprocess.CalledProcessError) as error:
         raise OverlayError(
             "start the node's own way back", " ".join(command), error, "Nothing was changed yet. Look at the node."
         ) from error
+
+
+def install_unit(runtime: str, file: str = UNIT_FILE, link: str = UNIT_LINK) -> None:
+    """The unit for the next boot, on the disk when this returns. The former one stays if it cannot be written."""
+    write(file, _UNIT.format(python=python(), runtime=runtime).encode("utf-8"), 0o644)
+    os.makedirs(os.path.dirname(link), exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.symlink(file, link)
+    sync_folder(os.path.dirname(link))
 
 
 def _start_and_wait(command: list[str], identity: str) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a node one of its generations again, without the controller: the main program of ``runtime.zip``.
 
-``rehearse`` says what calls would change. ``restore`` makes the calls of a generation, ``watch ATTEMPT`` does so when
-nobody confirmed, ``boot`` does so after a reboot. Each prints one line of JSON.
+``leave``, ``make`` and ``rehearse`` (what ``make`` would change) work on the calls that they are given, those of the
+generation that this code is kept with. ``restore`` leaves the present generation and makes another, each by its own
+code. ``watch ATTEMPT`` does so when nobody confirmed, ``boot`` after a reboot. Each prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,32 +17,25 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils import basic
 
+from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _last_resort
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import (
-    Attempt,
-    Call,
-    History,
-    calls_to,
-    undone_first,
-)
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import RETURNED, Attempt, Call, History
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import Control
-from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm, ready
+from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import StoredRuntime
+from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id, disarm
 
 LOCK = "/run/ebpf-overlay-generation.lock"
 MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
-POLL = 0.5  # seconds
-PAUSE = 5.0  # seconds until the second try to go back; each further one waits longer
-LONGEST_PAUSE = 60.0
 
 
 def run_call(call: Call, check: bool) -> dict[str, Any]:
@@ -122,11 +116,14 @@ def _difference(call: Call) -> Iterator[dict[str, Any]]:
     result = _result(call, _run_module(call, check=True))
     if result.get("failed") or result.get("changed"):
         arguments = call["arguments"]
+        # Maps that are pinned and would start with no entries, since their layout differs.
+        maps = [told for told in result.get("maps") or () if told["fresh"] and os.path.lexists(told["pin"])]
         yield {
             "module": call["module"],
             "target": arguments.get("map") or arguments.get("pin_dir") or arguments.get("path") or "",
             "reason": result.get("msg") if result.get("failed") else "differs",
             "diff": result.get("diff"),
+            **({"replaced": [told["name"] for told in maps]} if maps else {}),
         }
 
 
@@ -138,69 +135,8 @@ def mode_off(drain_timeout: float = 0) -> Call:
     return {"module": "overlay_mode", "arguments": {"mode": "off", "drain_timeout": drain_timeout}}
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where a node goes back to. ``by`` and ``left``: as in the history. ``on``: whether the overlay is on then.
-
-    ``taken_back``: the generation that it leaves because its roll-out failed elsewhere, 0 for none.
-    """
-
-    number: int
-    by: str
-    on: bool = True
-    left: int = 0
-    drain_timeout: float = 0
-    taken_back: int = 0
-
-
-def restore(store: Store, destination: Destination) -> list[str]:
-    """Make the node that generation and confirm it; harmless when run again. Raises :class:`OverlayError`.
-
-    Returns what the modules warned of.
-    """
-    history, number = store.read(), destination.number
-    warnings = _make([mode_off(destination.drain_timeout), *undone_first(history, number)])
-    # A map whose layout differs between two generations starts empty: the mode is off, nothing looks into it.
-    warnings += _make(_replacing_maps(calls_to(history, number, interfaces())))
-    if number == 0:
-        store.clear()
-        return warnings
-    if destination.on:
-        warnings += _make([mode_on(number)])
-    store.give_up()
-    store.confirm(number, destination.by, destination.left, destination.taken_back)
-    return warnings
-
-
-def _control() -> Control | None:
-    """None also for an entry that cannot be read: a node that is broken must find its way back all the more."""
-    try:
-        return read_control(PIN_DIR)
-    except OverlayError:
-        return None
-
-
-def was_on(history: History) -> bool:
-    """Whether the overlay was on before the attempt that waits, or is on now if none waits.
-
-    Once somebody has switched it off meanwhile, it is not for an attempt that is over to switch it on again.
-    """
-    control = _control()
-    if history.attempt:
-        return history.attempt.was_on and (control is None or control.mode != "off")
-    return bool(control and control.effective(time.monotonic_ns()) == "on")
-
-
-def _replacing_maps(calls: Iterable[Call]) -> list[Call]:
-    return [
-        {**call, "arguments": {**call["arguments"], "on_map_change": "replace"}}
-        if call["module"] == "bpf_object" and call["arguments"].get("state") != "absent"
-        else call
-        for call in calls
-    ]
-
-
 def _make(calls: Iterable[Call]) -> list[str]:
+    """Returns what the modules warned of."""
     warnings = []
     for call in calls:
         result = run_call(call, check=False)
@@ -213,34 +149,155 @@ def _make(calls: Iterable[Call]) -> list[str]:
     return warnings
 
 
+# --- what a generation's own code is asked ----------------------------------------------------------------------------
+
+
+def leave(given: Mapping[str, Any]) -> list[str]:
+    """See :meth:`StoredRuntime.leave`. The mode is off first, however that can be reached. Raises OverlayError."""
+    warnings: list[str] = []
+    try:
+        warnings += _make([mode_off(given["drain_timeout"])])
+    except OverlayError:
+        _last_resort.kernels_path()
+    warnings += _make(_generations.undo(given["calls"], () if given["remove"] else given["kept"]))
+    return warnings + _make(_generations.REMOVAL if given["remove"] else ())
+
+
+def calls_of(given: Mapping[str, Any]) -> tuple[Call, ...]:
+    """On the interfaces that the node has now. A map whose layout differs starts empty: the mode is off, nothing looks
+    into it."""
+    calls = _generations.adapt(given["calls"], given["interfaces"], interfaces())
+    modes = {"on": (mode_on(given["number"]),), "off": (mode_off(),)}
+    return (*_generations.replacing_maps(calls), *modes.get(given["mode"], ()))
+
+
+# --- from one generation to another -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a node goes back to. ``by`` and ``left``: as in the history. ``on``: whether the overlay is on then.
+
+    ``taken_back``: the generation that it leaves because its roll-out failed elsewhere, 0 for none.
+    ``enable``: whether the node is not switched off any more.
+    """
+
+    number: int
+    by: str
+    on: bool = True
+    left: int = 0
+    drain_timeout: float = 0
+    taken_back: int = 0
+    enable: bool = False
+
+
+def restore(store: Store, destination: Destination) -> list[str]:
+    """Make the node that generation and confirm it; harmless when run again. Raises :class:`OverlayError`.
+
+    Returns what the modules warned of.
+    """
+    number = destination.number
+    history = known_history(store, tolerant=number == 0)
+    record = _generations.record_of(history, number) if number else None
+    entered = StoredRuntime(store.runtime(number), record)
+    if number:
+        entered.check()
+    warnings = _leave_present(store, history, destination, entered)
+    if number == 0:
+        store.clear()
+        return warnings
+    if destination.enable:
+        store.switch_on()
+    warnings += entered.make("on" if destination.on else None)
+    if destination.on and store.switched_off():  # by somebody, while this was under way
+        warnings += _leave_present(store, history, destination, entered)
+    store.give_up()
+    store.confirm(number, destination.by, destination.left, destination.taken_back)
+    return warnings
+
+
+def known_history(store: Store, tolerant: bool) -> History:
+    """``tolerant``: records that cannot be read do not matter to whoever takes everything off."""
+    try:
+        return store.read(mending=tolerant)
+    except OverlayError:
+        if not tolerant:
+            raise
+        return History()
+
+
+def _leave_present(store: Store, history: History, destination: Destination, entered: StoredRuntime) -> list[str]:
+    """By the present generation's own code, else by this one.
+
+    Another release's generation is removed wholly: what it attached or pinned is unknown to the one that comes.
+    """
+    present = present_of(store, history)
+    calls = list(present.generation.calls) if present.generation else []
+    kept = [call["module"] for call in entered.generation.calls] if entered.generation else []
+    remove = destination.number == 0
+    try:
+        remove = remove or (present.exists() and present.format != entered.format)
+        if present.exists():
+            return present.leave(destination.drain_timeout, remove, kept)
+    except OverlayError:
+        _last_resort.kernels_path()
+    return leave({"drain_timeout": destination.drain_timeout, "remove": remove, "kept": kept, "calls": calls})
+
+
+def present_of(store: Store, history: History) -> StoredRuntime:
+    """What made what is on the node now."""
+    number = history.attempt.number if history.attempt else history.confirmed
+    return StoredRuntime(store.present_runtime(history), history.generations.get(number))
+
+
+def _control() -> Control | None:
+    """None also for an entry that cannot be read: a node that is broken must find its way back all the more."""
+    try:
+        return read_control(PIN_DIR)
+    except OverlayError:
+        return None
+
+
+def was_on(store: Store, history: History) -> bool:
+    """Whether the overlay was on before the attempt that waits, or is on now if none waits.
+
+    Once somebody has switched it off meanwhile, it is not for an attempt that is over to switch it on again.
+    """
+    if history.switched_off:
+        return False
+    try:
+        control = read_control(PIN_DIR)
+    except OverlayError:  # of another layout, perhaps
+        return history.attempt.was_on if history.attempt else _says_on(present_of(store, history))
+    if history.attempt:
+        still = history.attempt.left or control is None or control.mode != "off"
+        return history.attempt.was_on and still
+    return bool(control and control.effective(time.monotonic_ns()) == "on")
+
+
+def _says_on(runtime: StoredRuntime) -> bool:
+    """Whether the generation's own code finds it on."""
+    try:
+        return not any(item["module"] == "overlay_mode" for item in runtime.rehearse("on"))
+    except OverlayError:
+        return False
+
+
 def overdue(attempt: Attempt) -> bool:
-    """Whether nobody can confirm the attempt any more: its time or the lease of its mode is over."""
+    """Whether nobody can confirm the attempt any more: its time or the lease of its mode is over.
+
+    A lease that was there before the attempt began is none of its own.
+    """
     now = time.monotonic_ns()
     if attempt.boot != boot_id() or now >= attempt.deadline:
         return True
     control = _control()
-    return bool(control and control.generation == attempt.number and 0 < control.deadline <= now)
-
-
-def watch(store: Store, identity: str) -> None:
-    """Wait until the attempt is confirmed or given up, and go back when it is overdue, however long that takes."""
-    tries, on = 0, None
-    ready()
-    while True:
-        with contextlib.suppress(OverlayError):
-            attempt = store.read().attempt
-            if attempt is None or attempt.identity != identity:
-                return
-            if overdue(attempt):
-                tries += 1
-                with one_run(path=LOCK):
-                    history = store.read()
-                    if history.attempt and history.attempt.identity == identity:
-                        # Asked before the first try, which switches off.
-                        on = was_on(history) if on is None else on
-                        go_back(store, history, on)
-                        return
-        time.sleep(min(PAUSE * tries, LONGEST_PAUSE) or POLL)
+    return bool(
+        control
+        and control.generation == attempt.number
+        and control.deadline != attempt.lease
+        and 0 < control.deadline <= now
+    )
 
 
 def boot(store: Store) -> None:
@@ -253,7 +310,8 @@ def boot(store: Store) -> None:
 def go_back(store: Store, history: History, on: bool) -> None:
     """To where the node was before the attempt. Raises :class:`OverlayError`."""
     number = history.attempt.former if history.attempt else history.confirmed
-    restore(store, Destination(number, f"returned-{time.time_ns():x}", on, history.left))
+    on = on and not history.switched_off
+    restore(store, Destination(number, f"{RETURNED}{time.time_ns():x}", on, history.left))
     disarm()
 
 
@@ -264,12 +322,18 @@ def main(arguments: list[str]) -> int:
     answer: dict[str, Any] = {}
     try:
         if command == "rehearse":
-            answer["differences"] = rehearse(json.load(sys.stdin))
+            answer["differences"] = rehearse(calls_of(json.load(sys.stdin)))
+        elif command == "make":
+            answer["warnings"] = _make(calls_of(json.load(sys.stdin)))
+        elif command == "leave":
+            answer["warnings"] = leave(json.load(sys.stdin))
         elif command == "restore":
             with one_run(path=LOCK):
                 answer["warnings"] = restore(store, Destination(**json.load(sys.stdin)))
                 disarm()
         elif command == "watch":
+            from ansible_collections.ebpf.overlay.plugins.module_utils._watch import watch
+
             watch(store, rest[0])
         elif command == "boot":
             boot(store)

@@ -114,7 +114,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _kernel, _links, _topology
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
@@ -150,7 +150,7 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
             "That is right for a node without workloads; otherwise correct workload_interfaces."
         )
     carriers = {workload["interface"] for workload in workloads}
-    control = read_control(PIN_DIR)
+    control = known_control(PIN_DIR)
     conntrack = read_values()
     version = _kernel.stable_version(platform.release(), platform.version())
     return {

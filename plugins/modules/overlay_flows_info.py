@@ -63,14 +63,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_flows, read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control, known_flows
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
 
 
 def read(limit: int) -> dict[str, Any]:
     """Raises :class:`OverlayError`."""
-    control = read_control(PIN_DIR)
+    control = known_control(PIN_DIR)
     flows = known_flows(PIN_DIR, control.session) if control else []
     pairs = Counter((flow["workload"], flow["remote"]) for flow in flows)
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))

@@ -24,9 +24,13 @@ options:
       - V(begun) records an attempt when O(calls) are not what the node is already. That is told by the digest of the
         confirmed generation, and by what the calls would change.
       - V(confirmed) makes the attempt the generation of the node, and takes the lease off the datapath's mode.
-      - V(restored) takes the node to the generation O(to).
+      - V(restored) takes the node to the generation O(to). The present one is left, and the other made, by the code
+        that is kept with each.
+      - V(switched_off) records that the node stays off whatever is rolled out, through reboots too, until an attempt
+        that began with O(enable) is confirmed. It does not set the mode; M(ebpf.overlay.overlay_mode) does. A node
+        without the overlay has nothing to record.
     type: str
-    choices: [begun, confirmed, restored]
+    choices: [begun, confirmed, restored, switched_off]
     required: true
   calls:
     description: The calls, in their order. Required with O(state=begun).
@@ -47,7 +51,11 @@ options:
     type: float
     default: 300
   attempt:
-    description: Which attempt to confirm, as RV(attempt) of O(state=begun) named it. Required with O(state=confirmed).
+    description:
+      - Which attempt to confirm, as RV(attempt) of O(state=begun) named it. Required with O(state=confirmed).
+      - With V(former) of O(to), the attempt to undo. When another run has the node by now, nothing is changed, and
+        RV(foreign) says who has it. The empty text is a run that began nothing. When not given, whatever is there is
+        undone.
     type: str
   number:
     description:
@@ -63,9 +71,18 @@ options:
     type: str
     default: previous
   drain_timeout:
-    description: How long to wait for known flows to finish before the datapath is switched off, in seconds.
+    description:
+      - How long to wait for known flows to finish before the datapath is switched off, in seconds.
+      - With O(state=begun) that is done where the present generation was made by release 1.0.0, and where maps change
+        their layout.
     type: float
     default: 10
+  enable:
+    description:
+      - Whether a node that somebody switched off is switched on again.
+      - With O(state=begun) it is when the attempt is confirmed, with O(state=restored) at once.
+    type: bool
+    default: false
   switched_on:
     description:
       - Whether the overlay is on after O(state=restored).
@@ -139,6 +156,22 @@ was_on:
   returned: success
   type: bool
   sample: true
+switched_off:
+  description: Whether somebody has switched the node off, and it stays so.
+  returned: success
+  type: bool
+  sample: false
+foreign:
+  description: Who has the node, where the attempt to undo is not what it has. Empty otherwise.
+  returned: success
+  type: str
+  sample: another run's attempt 2-183f2a6c11 (generation 3) waits for confirmation
+replaced:
+  description: With O(state=begun), the maps whose layout changes, so that they start empty.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 differences:
   description: What differs from what the node shall be, by module.
   returned: success
@@ -157,7 +190,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import Runtime
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_states import Begun, Confirmed, Restored
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_states import (
+    Begun,
+    Confirmed,
+    Restored,
+    SwitchedOff,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
@@ -167,13 +205,14 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import LOCK
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     params, store = module.params, Store()
     wanted: Any
-    if params["state"] == "confirmed":
-        wanted = Confirmed(params, store)
+    if params["state"] in ("confirmed", "switched_off"):
+        wanted = (Confirmed if params["state"] == "confirmed" else SwitchedOff)(params, store)
     else:
         kind = Begun if params["state"] == "begun" else Restored
         wanted = kind(params, Runtime(params["runtime"]), store)
     # Held from the first look on, since the node may be about to go back. Whoever restores takes it in a child.
-    lock = contextlib.nullcontext() if params["state"] == "restored" else one_run(path=LOCK)
+    locked = params["state"] in ("begun", "confirmed")
+    lock = one_run(path=LOCK) if locked else contextlib.nullcontext()
     with lock:
         planned = converge(module, wanted.observe, wanted.plan, wanted.apply)
     for warning in getattr(wanted, "warnings", ()):
@@ -184,7 +223,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["begun", "confirmed", "restored"], "required": True},
+            "state": {"type": "str", "choices": ["begun", "confirmed", "restored", "switched_off"], "required": True},
             "calls": {
                 "type": "list",
                 "elements": "dict",
@@ -200,6 +239,7 @@ def main() -> None:
             "to": {"type": "str", "default": "previous"},
             "drain_timeout": {"type": "float", "default": 10},
             "switched_on": {"type": "bool", "default": True},
+            "enable": {"type": "bool", "default": False},
             # Kept out of the node's log, where it would be a hundred kilobytes of noise.
             "runtime": {"type": "str", "no_log": True},
         },

@@ -56,6 +56,34 @@ pending:
   returned: success
   type: int
   sample: 0
+attempt:
+  description: The name of the attempt that waits for confirmation; empty if none does.
+  returned: success
+  type: str
+  sample: ""
+by:
+  description: The name of the attempt that was confirmed, or how else the node came to its generation.
+  returned: success
+  type: str
+  sample: 2-183f2a6c11
+mode:
+  description:
+    - The mode as the datapath acts on it, V(on), V(drain) or V(off).
+    - V(absent) where no datapath is pinned, V(unknown) for one of another release.
+  returned: success
+  type: str
+  sample: "on"
+switched_off:
+  description: Whether somebody has switched the node off, and it stays so whatever is rolled out.
+  returned: success
+  type: bool
+  sample: false
+trouble:
+  description: What the node's own way back could not do in its last try; empty where there is none.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 generations:
   description: The generations that the node can go back to.
   returned: success
@@ -106,37 +134,22 @@ differences:
       diff: {before: "services: 1 entries\n", after: "services: 2 entries\n"}
 """
 
-import json
 import socket
-import subprocess
-from collections.abc import Sequence
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _watchdog
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._drift import find_drift
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Call, History, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import History, calls_to
 from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import interfaces, mode_on
-
-
-def rehearse(runtime: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """What the calls would change. Raises :class:`OverlayError`."""
-    command = [_watchdog.python(), runtime, "rehearse"]
-    done = subprocess.run(command, input=json.dumps(calls), text=True, capture_output=True, check=False, cwd="/")
-    try:
-        found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])["differences"]
-    except (ValueError, IndexError, KeyError):
-        reason = (done.stderr or done.stdout).strip()[-300:] or f"it ended with {done.returncode}"
-        raise OverlayError(
-            "compare the node with its generation", runtime, reason, "Run site.yml, which writes it anew."
-        ) from None
-    return found
+from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import StoredRuntime
+from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import interfaces
 
 
 def hooks() -> list[dict[str, Any]]:
@@ -155,21 +168,46 @@ def read(module: AnsibleModule) -> dict[str, Any]:
     differences: list[dict[str, Any]] = []
     drift: list[dict[str, Any]] = []
     if module.params["compare"] and history.confirmed in history.generations:
-        calls = [*calls_to(history, history.confirmed, interfaces()), mode_on(history.confirmed)]
-        differences = rehearse(store.runtime(history.confirmed), calls)
+        generation = history.generations[history.confirmed]
+        stored = StoredRuntime(store.runtime(history.confirmed), generation)
+        differences = list(stored.rehearse("off" if history.switched_off else "on"))
+        calls = calls_to(history, history.confirmed, interfaces())
         wanted = [item for call in calls for item in call["arguments"].get("attachments", ())]
         drift = find_drift(differences, wanted, hooks())
     elif module.params["compare"] and history.confirmed:
+        lost = history.damaged.get(history.confirmed, "")
         differences = [
             {
                 "module": "overlay_generation",
                 "target": f"record of generation {history.confirmed}",
-                "reason": "it is lost or damaged, so the node cannot be compared with it; site.yml makes a new one",
+                "reason": "it is lost or damaged, so the node cannot be compared with it; site.yml makes a new one"
+                + (f" ({lost})" if lost else ""),
                 "diff": None,
             }
         ]
         drift = find_drift(differences, (), ())
-    return {"changed": False, **summary(history), "differences": differences, "drift": drift}
+    return {"changed": False, **summary(history), **told(store, history), "differences": differences, "drift": drift}
+
+
+def told(store: Store, history: History) -> dict[str, Any]:
+    """What a report must know to be true: read from the node, whatever a run believes."""
+    trouble = store.trouble()
+    return {
+        "mode": mode(),
+        "switched_off": history.switched_off,
+        "attempt": history.attempt.identity if history.attempt else "",
+        "by": history.by,
+        "trouble": trouble.reasons if trouble else [],
+    }
+
+
+def mode() -> str:
+    """As the datapath acts on it."""
+    try:
+        control = read_control(PIN_DIR)
+    except OverlayError:
+        return "unknown"
+    return control.effective(time.monotonic_ns()) if control else "absent"
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -134,8 +134,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ebpf.overlay.plugins.module_utils import _conntrack
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
     known_flows,
+    other_layout,
     read_control,
     write_control,
+    write_zeros,
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
@@ -153,6 +155,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Observed,
     SetControl,
     SetUnpinned,
+    SetZeros,
     Wanted,
     plan_mode,
 )
@@ -171,9 +174,11 @@ def _unpinned() -> Any:
 
 
 def observe(pin_dir: str) -> Observed:
-    control = read_control(pin_dir)
     now = time.monotonic_ns()
-    strict = refusal(read_values())
+    other = other_layout(pin_dir)
+    if other is not None:
+        return Observed(None, 0, now, other_layout=other)
+    control, strict = read_control(pin_dir), refusal(read_values())
     if control is None:
         return Observed(None, 0, now, _unpinned().controls() if pin_dir == PIN_DIR else {}, strict)
     live = known_flows(pin_dir, control.session) if control.effective(now) != "off" else []
@@ -222,6 +227,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         for operation in operations:
             if isinstance(operation, SetControl):
                 write_control(pin_dir, operation)
+            elif isinstance(operation, SetZeros):
+                write_zeros(pin_dir)
             elif isinstance(operation, SetUnpinned):
                 _unpinned().write(operation)
             elif isinstance(operation, AwaitFlows) and seen.control:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from ansible.release import __version__
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import FORMAT
+from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import FORMAT_FILE
+
 COLLECTION = "ansible_collections.ebpf.overlay.plugins"
 MODULES = (
     "bpf_map_sync",
@@ -63,6 +66,7 @@ def pack(more: Sequence[str] = ()) -> bytes:
         while folder:
             files.setdefault(f"{folder}/__init__.py", "")
             folder = posixpath.dirname(folder)
+    files[FORMAT_FILE] = f"{FORMAT}\n"
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(files):

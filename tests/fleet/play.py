@@ -72,20 +72,21 @@ def playbook(
     follow: Follow | None = None,
     begun: Follow | None = None,
     inventory: Path = INVENTORY,
+    root: Path = ROOT,
 ) -> Run:
-    """``ansible-playbook name`` from the clone, by default on the lab's inventory.
+    """``ansible-playbook name`` from the clone (or another one at ``root``), by default on the lab's inventory.
 
     ``begun`` gets the name of every task when it begins; the output is then Ansible's own.
     """
     command: list[str | Path] = [BIN / "ansible-playbook", "-i", inventory, name, *options]
     if begun is None:
-        return run(*command, variables=variables, follow=follow)
+        return run(*command, variables=variables, follow=follow, root=root)
 
     def tell(line: str) -> None:
         if line.startswith("TASK ["):
             begun(line.partition("[")[2].rpartition("]")[0].rpartition(" : ")[2])
 
-    return run(*command, variables=variables, follow=tell, callback="default")
+    return run(*command, variables=variables, follow=tell, callback="default", root=root)
 
 
 def module(host: str, name: str, arguments: Mapping[str, Any] | None = None, *options: str) -> Result:
@@ -100,6 +101,7 @@ def run(
     variables: Mapping[str, Any] | None = None,
     follow: Follow | None = None,
     callback: str | None = None,
+    root: Path = ROOT,
 ) -> Run:
     """A command of Ansible, in the clone's folder, with every result recorded.
 
@@ -117,14 +119,14 @@ def run(
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callbacks"),
             "ANSIBLE_CALLBACKS_ENABLED": "recorder",
             "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "OVERLAY_RECORD": str(record),
             "PYTHONPATH": "",
             **({"ANSIBLE_STDOUT_CALLBACK": callback} if callback else {}),
         }
         with subprocess.Popen(
-            [*map(str, command), *extra], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+            [*map(str, command), *extra], cwd=root, env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         ) as process:  # fmt: skip
             assert process.stdout is not None

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,8 @@ def generation(number: int, former: int) -> Generation:
     return Generation(number, former, digest(number), "now", calls_of(number), {"cali5": 5, "cali6": 6})
 
 
-def history(*numbers: int, confirmed: int, attempt: Attempt | None = None) -> History:
-    return History({n: generation(n, n - 1) for n in numbers}, confirmed, "by", attempt)
+def history(*numbers: int, confirmed: int, attempt: Attempt | None = None, by: str = "by") -> History:
+    return History({n: generation(n, n - 1) for n in numbers}, confirmed, by, attempt)
 
 
 def attempt(number: int, former: int) -> Attempt:
@@ -138,17 +140,11 @@ ABSENT = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
 
 def test_conntrack_is_as_before_where_the_overlay_goes_or_an_older_one_comes() -> None:
     """A generation made before there was the module knows nothing of it; its calls must find the node as it was."""
-    assert _generations.REMOVAL[-1] == ABSENT
     assert [call["module"] for call in _generations.REMOVAL].index("tc_bpf_attach") == 0
-    known = history(1, 2, confirmed=2)
-    assert _generations.undone_first(known, 0) == ()
-    assert _generations.undone_first(known, 1) == (ABSENT,)
-    for manage in (True, False):
-        newer = replace(generation(2, 1), calls=(*CALLS, {**ABSENT, "arguments": {"manage": manage}}))
-        known = replace(known, generations={**known.generations, 2: newer})
-        assert _generations.undone_first(known, 2) == ()
-    with pytest.raises(OverlayError):
-        _generations.undone_first(known, 7)
+    assert _generations.REMOVAL[-1] == ABSENT
+    newer = [*CALLS, {"module": "overlay_conntrack", "arguments": {"manage": True}}]
+    assert _generations.undo(newer, [call["module"] for call in CALLS]) == (ABSENT,)
+    assert _generations.undo(newer, [call["module"] for call in newer]) == ()
 
 
 class CrashError(Exception):
@@ -200,7 +196,7 @@ def test_a_write_that_ends_at_any_byte_leaves_the_former_readable(tmp_path: Path
     store.begin(attempt(1, 0), generation(1, 0), b"one")
     store.confirm(1, "a1")
     former = store.read()
-    written = _generation_store._write
+    written = _generation_store.write
     lengths: list[int] = []
 
     def measured(path: str, content: bytes) -> None:
@@ -225,7 +221,7 @@ def test_a_write_that_ends_at_any_byte_leaves_the_former_readable(tmp_path: Path
 
     shutil.copytree(tmp_path / "state", tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_generation_store, "_write", measured)
+        patched.setattr(_generation_store, "write", measured)
         attempted()
     shutil.rmtree(tmp_path / "state")
     shutil.copytree(tmp_path / "copy", tmp_path / "state")
@@ -234,7 +230,7 @@ def test_a_write_that_ends_at_any_byte_leaves_the_former_readable(tmp_path: Path
         patched.setattr(_generation_store.os, "fsync", lambda _descriptor: None)  # thousands of them
         for call, length in enumerate(lengths):
             for size in range(length):
-                patched.setattr(_generation_store, "_write", broken_off(call, size))
+                patched.setattr(_generation_store, "write", broken_off(call, size))
                 with pytest.raises(CrashError):
                     attempted()
                 seen = store.read()
@@ -302,18 +298,85 @@ store.clear()
 """
 
 
-def test_files_that_hold_something_else_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["confirmed.json", "attempt.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "\0" * 20, '{"number": 1, "unknown": 2}', '{"format": 99}'])
+def test_record_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path, name: str, content: str) -> None:
     store = Store(str(tmp_path / "state"))
     store.begin(attempt(1, 0), generation(1, 0), b"one")
     store.confirm(1, "a1")
-    for name in ("confirmed.json", "attempt.json", "generations/1/manifest.json"):
-        for content in ("", "{", "[]", "7", '{"number": 1, "unknown": 2}', "\0" * 20):
-            (tmp_path / "state" / name).write_text(content, encoding="utf-8")
-            store.read()
-    assert store.read() == History()
+    (tmp_path / "state" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(OverlayError, match=str(tmp_path / "state" / name)):
+        store.read()
+    if "unknown" in content or "format" in content:  # another release's, which is not lost
+        with pytest.raises(OverlayError, match="release"):
+            store.read(mending=True)
+        return
+    seen = store.read(mending=True)
+    assert (seen.confirmed, seen.attempt) == (0 if name == "confirmed.json" else 1, None)
+    assert _generations.next_number(seen) == 2
+    store.begin(attempt(2, 0), generation(2, 0), b"two")
+    store.confirm(2, "a2")
+    assert store.read().confirmed == 2
 
 
-def test_a_record_whose_calls_do_not_fit_its_digest_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+def test_record_on_a_disk_that_fails_is_not_taken_for_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    opened = open
+
+    def failing(path: Any, *arguments: Any, **named: Any) -> Any:
+        if str(path).endswith("confirmed.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr("builtins.open", failing)
+    for mending in (False, True):
+        with pytest.raises(OverlayError, match=r"confirmed\.json. Reason: EIO"):
+            store.read(mending)
+
+
+def test_records_of_release_1_0_0_stay_readable_and_say_their_format_from_now_on(tmp_path: Path) -> None:
+    folder = tmp_path / "state/generations/1"
+    folder.mkdir(parents=True)
+    record = asdict(generation(1, 0))
+    for path, members in (
+        (folder / "manifest.json", record),
+        (tmp_path / "state/confirmed.json", {"number": 1, "by": "a1", "left": 0}),
+    ):
+        path.write_text(json.dumps(members), encoding="utf-8")
+    (folder / "runtime.zip").write_bytes(b"one")
+    store = Store(str(tmp_path / "state"))
+    assert store.read() == history(1, confirmed=1, by="a1")
+    store.begin(attempt(2, 1), generation(2, 1), b"two")
+    store.confirm(2, "a2")
+    for name in ("confirmed.json", "generations/2/manifest.json"):
+        assert json.loads((tmp_path / "state" / name).read_text())["format"] == _generations.FORMAT
+    # Back at the old generation, the old release reads what is there.
+    store.confirm(1, "restored")
+    assert json.loads((tmp_path / "state/confirmed.json").read_text()) == {"number": 1, "by": "restored", "left": 0}
+    assert json.loads((folder / "manifest.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_attempt_that_release_1_0_0_began_is_known_with_its_code(tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    folder = root / "generations/1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(asdict(generation(1, 0))), encoding="utf-8")
+    (folder / "runtime.zip").write_bytes(b"old")
+    members = {"identity": "old", "number": 1, "former": 0, "deadline": 7, "boot": "b", "was_on": False}
+    (root / "attempt.json").write_text(json.dumps(members), encoding="utf-8")
+    store = Store(str(root))
+    seen = store.read()
+    assert seen.attempt == Attempt("old", 1, 0, 7, "b", False)
+    assert Path(store.present_runtime(seen)).read_bytes() == b"old"
+    store.begin(attempt(1, 0), generation(1, 0), b"new")
+    assert Path(store.present_runtime(store.read())).read_bytes() == b"new"
+    store.give_up()
+    assert os.listdir(root / "generations") == []
+
+
+def test_a_record_whose_calls_do_not_fit_its_digest_is_never_gone_to(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "state"))
     for number in (1, 2):
         store.begin(attempt(number, number - 1), generation(number, number - 1), b"")
@@ -321,13 +384,89 @@ def test_a_record_whose_calls_do_not_fit_its_digest_is_as_if_it_were_not_there(t
     manifest = tmp_path / "state/generations/2/manifest.json"
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("1500", "1400"), encoding="utf-8")
     seen = store.read()
-    assert (sorted(seen.generations), seen.confirmed) == ([1], 2)
+    assert (sorted(seen.generations), sorted(seen.damaged), seen.confirmed) == ([1], [2], 2)
     for wanted in ("previous", "former", "2"):
-        with pytest.raises(OverlayError, match="no history"):
+        with pytest.raises(OverlayError, match=f"no history of it that can be read: {manifest}"):
             _generations.target_of(seen, wanted)
     with pytest.raises(OverlayError, match="no history"):
         _generations.calls_to(seen, 2, {})
     assert _generations.target_of(seen, "1") == 1
+    assert _generations.next_number(seen) == 3
+
+
+def test_new_way_back_is_there_before_the_former_goes(tmp_path: Path) -> None:
+    """Wherever it breaks off, some attempt is recorded whose code and calls are there, and whose watcher runs."""
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+
+    def refused() -> None:
+        assert Path(store.runtime_of(attempt(2, 0))).read_bytes() == b"two"
+        raise OverlayError("start the node's own way back", "it", "no process", "Look.")
+
+    with pytest.raises(OverlayError, match="no process"):
+        store.begin(attempt(2, 0), generation(2, 0), b"two", refused)
+    seen = store.read()
+    assert seen.attempt == attempt(1, 0)
+    assert seen.generations[1] == generation(1, 0)
+    assert Path(store.runtime_of(attempt(1, 0))).read_bytes() == b"one"
+
+
+def test_attempt_of_the_same_number_does_not_touch_the_code_that_runs(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    running = store.runtime_of(attempt(1, 0))
+    second = replace(attempt(1, 0), identity="second")
+    store.begin(second, generation(1, 0), b"two")
+    assert (Path(running).read_bytes(), Path(store.runtime_of(second)).read_bytes()) == (b"one", b"two")
+    store.confirm(1, "second")
+    assert Path(store.runtime(1)).read_bytes() == b"two"
+    assert sorted(os.listdir(tmp_path / "state")) == ["attempts", "confirmed.json", "generations"]
+    assert os.listdir(tmp_path / "state/attempts") == []
+
+
+def test_generation_that_is_made_again_gets_the_new_code_when_that_is_confirmed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    again = Attempt("again", 1, 1, 0, "boot")
+    store.begin(again, None, b"two")
+    assert Path(store.runtime(1)).read_bytes() == b"one"
+    store.confirm(1, "again")
+    assert Path(store.runtime(1)).read_bytes() == b"two"
+    assert store.read().generations[1] == generation(1, 0)
+
+
+def test_who_has_the_node() -> None:
+    seen = history(1, 2, confirmed=1, attempt=attempt(2, 1))
+    assert _generations.holder_of(seen, "a2") == ""
+    assert _generations.holder_of(seen, "") == "this run began nothing here"
+    assert _generations.holder_of(seen, "a9") == "another run's attempt a2 (generation 2) waits for confirmation"
+    seen = history(1, 2, confirmed=2)
+    assert _generations.holder_of(replace(seen, by="a2"), "a2") == ""
+    assert (
+        _generations.holder_of(replace(seen, by="a3"), "a2") == "another run's attempt a3 (generation 2) was confirmed"
+    )
+    assert _generations.holder_of(replace(seen, by="returned-1"), "a2") == ""
+    taken = "another run has taken the node to generation 2"
+    assert _generations.holder_of(replace(seen, by="restored-1"), "a2") == taken
+    assert _generations.holder_of(History(), "a2") == ""
+    assert _generations.holder_of(History(), "a2", former=1) == "another run has taken the overlay off"
+
+
+def test_switched_off_outlasts_confirmations_and_rollbacks_and_goes_with_the_overlay(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    store.begin(attempt(1, 0), generation(1, 0), b"one")
+    store.confirm(1, "a1")
+    assert not store.read().switched_off
+    store.switch_off("now")
+    store.begin(attempt(2, 1), generation(2, 1), b"two")
+    store.confirm(2, "a2")
+    assert store.read().switched_off
+    store.switch_on()
+    assert not store.read().switched_off
+    store.switch_off("now")
+    store.clear()
+    assert store.read() == History()
 
 
 def test_only_the_last_three_stay_on_disk(tmp_path: Path) -> None:

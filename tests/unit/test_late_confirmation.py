@@ -41,7 +41,7 @@ def test_confirmation_is_judged_by_what_the_node_is_when_its_turn_comes(
     monkeypatch.setattr(overlay_generation, "Store", lambda: store)
     monkeypatch.setattr(overlay_generation, "LOCK", lock)
     monkeypatch.setattr(_generation_states, "confirm_mode", lambda _number: None)  # no datapath here
-    monkeypatch.setattr(_generation_states, "was_on", lambda _history: True)
+    monkeypatch.setattr(_generation_states, "was_on", lambda _store, _history: True)
     monkeypatch.setattr(_generation_states._watchdog, "disarm", lambda: None)
     begin(store, 1, "first")
     store.confirm(1, "first")

@@ -26,14 +26,14 @@ FORMAT = 2
 # A call of a module of this collection: {"module": "bpf_object", "arguments": {...}}.
 Call = Mapping[str, Any]
 
-_CONNTRACK_AS_BEFORE: Call = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
+_CONNTRACK_AS_BEFORE: Mapping[str, Any] = {"state": "absent"}
 
 # What takes the overlay off a node, once its mode is off.
 REMOVAL: tuple[Call, ...] = (
     {"module": "tc_bpf_attach", "arguments": {"attachments": [], "purge": True}},
     {"module": "bpf_object", "arguments": {"pin_dir": PIN_DIR, "state": "absent"}},
     {"module": "bpffs", "arguments": {"path": BPFFS, "state": "unmounted", "emptied": [PIN_DIR]}},
-    _CONNTRACK_AS_BEFORE,
+    {"module": "overlay_conntrack", "arguments": _CONNTRACK_AS_BEFORE},
 )
 
 

@@ -10,7 +10,7 @@ import platform
 import time
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._control import other_layout, read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._ctnetlink import flag_live_entries
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import stable_version
@@ -39,14 +39,21 @@ SETTLE = 1.0  # seconds
 
 def observe() -> Observed:
     """Raises :class:`OverlayError`."""
-    control = read_control(PIN_DIR)
     return Observed(
         read_values(),
         stable_version(platform.release(), platform.version()),
         _read_file(),
         _read_record(),
-        control.effective(time.monotonic_ns()) if control else "off",
+        _mode(),
     )
+
+
+def _mode() -> str:
+    """Of a datapath of another layout: on where it may be."""
+    if (other := other_layout(PIN_DIR)) is not None:
+        return "on" if other else "off"
+    control = read_control(PIN_DIR)
+    return control.effective(time.monotonic_ns()) if control else "off"
 
 
 def read_values() -> dict[str, int]:

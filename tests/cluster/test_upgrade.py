@@ -21,6 +21,8 @@ from fleet.generation import dump, history, pending, recorded, takes_the_overlay
 from fleet.traffic import Conversations
 from lab.api import Lab, Node, wait_until
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL
+
 from .conftest import bring_up, take_down
 
 OLD_COMMIT = "9495a14"  # release 1.0.0: records without a format, a runtime that can only restore
@@ -66,6 +68,11 @@ class Story:
         for number in range(16):
             node, server = nodes[number % 2], nodes[(number + 1) % 2].workloads[1 + number // 2 % 2]
             live.open(node if number < 8 else node.workloads[1], server, TALK_PORT, family=(4, 6)[number % 4 // 2])
+
+    def liberal(self) -> list[int]:
+        """The sysctl on each node. The old release knows nothing of it, and finds it as it was."""
+        path = f"/proc/sys/{LIBERAL.replace('.', '/')}"
+        return [int(node.run(["cat", path]).stdout) for node in self.lab.nodes.values()]
 
     def carried(self) -> bool:
         nodes = self.lab.nodes
@@ -132,6 +139,7 @@ def test_new_release_takes_over_from_the_old_one_without_a_hand(story: Story) ->
         assert "silent" not in pins(node)
     assert [(told["number"], told["mode"], told["drift"]) for told in story.told()] == [(2, "on", [])] * 2
     assert story.carried()
+    assert story.liberal() == [1, 1]
     assert play.playbook("site.yml", variables=VARIABLES, root=story.new).succeeded().changes == set()
 
 
@@ -145,6 +153,7 @@ def test_rollback_goes_back_to_the_old_generation_by_its_own_code(story: Story) 
     assert done.changes == predicted.changes
     assert story.dump() == story.first
     assert story.carried()
+    assert story.liberal() == [0, 0]
     assert [told["drift"] for told in story.told()] == [[], []]
     # And the old release goes on from there.
     assert play.playbook("site.yml", variables=VARIABLES, root=story.old).succeeded().changes == set()
@@ -163,6 +172,7 @@ def test_upgrade_that_fails_goes_back_to_the_old_generation(story: Story, tmp_pa
     assert done.code != 0
     assert "ovl-n2: FAILED" in done.output
     assert story.dump() == story.first
+    assert story.liberal() == [0, 0]
 
 
 def test_node_that_is_cut_off_during_the_upgrade_goes_back_by_itself(story: Story) -> None:
@@ -174,6 +184,7 @@ def test_node_that_is_cut_off_during_the_upgrade_goes_back_by_itself(story: Stor
     assert done.code != 0
     assert story.dump() == story.first
     assert story.carried()
+    assert story.liberal() == [0, 0]
 
 
 def test_nothing_is_left_at_generation_0(story: Story) -> None:
@@ -182,6 +193,7 @@ def test_nothing_is_left_at_generation_0(story: Story) -> None:
         story.talk(live)
         play.playbook("rollback.yml", variables={**VARIABLES, "overlay_rollback_to": "0"}, root=story.new).succeeded()
         unharmed(live)
+    assert story.liberal() == [0, 0]
     for node in story.lab.nodes.values():
         assert history(node)["number"] == 0
         after, before = state.observe(node), story.before[node.name]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play
-from fleet.datapath import AT_ONCE, SOAK, Datapath, full
+from fleet.datapath import AT_ONCE, SOAK, Datapath, detach, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
@@ -70,7 +70,7 @@ def take_the_priority(node: Node) -> None:
     interface = node.workloads[1].host_interface
     node.host_run(["tc", "qdisc", "add", "dev", interface, "clsact"])
     match = ["protocol", "ip", "u32", "match", "ip", "dst", "203.0.113.7/32", "flowid", "1:7"]
-    node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "1", *match])
+    node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "60000", *match])
 
 
 def drop_requests(node: Node) -> None:
@@ -139,7 +139,7 @@ SECOND = [
     Trouble(COUNTERS_AGAIN, STATS, NO_STATS, STATS_AGAIN, at=COUNTERS_AGAIN, undone_at=FAILED),
     Trouble(
         "Refuse a probe that did not take the overlay", "did not redirect a single packet",
-        on_host("tc", "qdisc", "del", "dev", "UPLINK", "clsact"), at=CONNECT,
+        lambda node: detach(node, node.uplink), at=CONNECT,
     ),
     Trouble(CONFIRM, "the node went back", variables={"overlay_lease": LEASE, "overlay_probe_tasks": "slow"}),
     Trouble(FILL, "EPERM", freeze_services),

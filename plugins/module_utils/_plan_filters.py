@@ -201,11 +201,14 @@ class _Planner(Draft):
                 "The kernel takes a program once per hook: detach it first, or load it again. Nothing was changed.",
             )
         ours = [other for other in here if other.pin and other.program == program.name]
-        # A run that was killed may have left two: the one that has this program already comes first.
+        # A run that was killed may have left two. The one that has this program already comes first.
         ours.sort(key=lambda other: program.id is None or other.program_id != program.id)
         if ours and ours[0].program_id == program.id and self._behind(item, ours[0]):
             self._leave(item, ours.pop(0))
         last = next((other for other in ours if not self._behind(item, other)), None)
+        for surplus in [other for other in ours if other != (last or ours[0])]:
+            self._next_revision(item.hook)
+            self._remove_link(surplus)
         common = (item.interface, *item.hook)
         if last is None:
             pin = self._free_pin(item, here)

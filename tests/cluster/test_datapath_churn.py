@@ -7,7 +7,7 @@ import contextlib
 import time
 
 from fleet import frames
-from fleet.datapath import TALK_PORT, Cluster, bypassed, full
+from fleet.datapath import TALK_PORT, Cluster, bypassed, detach, full
 from fleet.deployed import roll_out
 from fleet.traffic import Conversations, connection
 from lab.api import Endpoint, Node, Workload
@@ -165,12 +165,12 @@ def answered_in(client: Endpoint, address: str, seconds: float) -> float:
     return taken
 
 
-def test_a_workload_whose_qdisc_somebody_removed_is_reachable_after_one_retransmission(cluster: Cluster) -> None:
+def test_a_workload_whose_program_somebody_detached_is_reachable_after_one_retransmission(cluster: Cluster) -> None:
     """Its replies take the kernel's path, where conntrack never saw the request."""
     lab = cluster.lab
     node, client, workload = lab.nodes[2], lab.nodes[1], lab.workload(2, 2)
     answered_in(client, workload.ipv4, 0.5)
-    node.host_run(["tc", "qdisc", "del", "dev", workload.host_interface, "clsact"])
+    detach(node, workload.host_interface)
     with cluster.datapaths[2].counted() as grown:
         first = answered_in(client, workload.ipv4, 2.5)  # the first retransmission of a SYN comes after one second
     assert grown["uplink.first_packet_repeated"] == 1

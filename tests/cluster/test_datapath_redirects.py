@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from fleet import play
-from fleet.datapath import Cluster
+from fleet.datapath import Cluster, detach
 from fleet.frames import Seen, caught
 from lab.api import Workload
 
@@ -96,9 +96,7 @@ def test_1_plain_heals_itself_with_the_first_retransmission(cluster: Cluster, ta
 def test_2_neigh_one_way_fails_since_conntrack_never_saw_the_request(cluster: Cluster, target: Workload) -> None:
     build(cluster, "neigh")
     node = cluster.nodes[2]
-    (line,) = node.host_run(["tc", "filter", "show", "dev", target.host_interface, "ingress"]).splitlines()[-1:]
-    preference = line.split("pref ")[1].split()[0]
-    node.host_run(["tc", "filter", "del", "dev", target.host_interface, "ingress", "pref", preference])
+    detach(node, target.host_interface)
     outcome = ask(cluster, target)
     assert not outcome.answered
     assert outcome.invalid >= 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play
-from fleet.datapath import AT_ONCE, SOAK, Datapath, full
+from fleet.datapath import AT_ONCE, SOAK, Datapath, detach, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
@@ -71,7 +71,7 @@ def take_the_priority(node: Node) -> None:
     interface = node.workloads[1].host_interface
     node.host_run(["tc", "qdisc", "add", "dev", interface, "clsact"])
     match = ["protocol", "ip", "u32", "match", "ip", "dst", "203.0.113.7/32", "flowid", "1:7"]
-    node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "1", *match])
+    node.host_run(["tc", "filter", "add", "dev", interface, "ingress", "pref", "60000", *match])
 
 
 def drop_requests(node: Node) -> None:

@@ -7,12 +7,15 @@ The tests of this file build on one another, in this order.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet import play, state
+from fleet.datapath import detach
+from integration.tc_checks import TCX_ATTACH
 from lab.api import Lab, Node
 
 from .conftest import bring_up, take_down
@@ -43,6 +46,13 @@ def tc(node: Node, command: str) -> None:
     """The machine's tc, on the node's interfaces and with the node's pins."""
     spaces = ["nsenter", f"--target={node.pid}", "--mount", f"--net={node.netns}", "--"]
     node.host_run(["sh", "-c", " ".join(["exec", *spaces, "tc", command])])
+
+
+def attach_behind(node: Node, interface: str) -> None:
+    """A TCX link of somebody else, at the tail."""
+    root = f"/proc/{node.pid}/root/sys/fs/bpf"
+    python = ["env", f"PYTHONPATH={play.ROOT / 'collections'}", sys.executable, "-c", TCX_ATTACH]
+    node.host_run([*python, f"{root}/foreign/link", interface, "46", f"{root}/ebpf-overlay/from_uplink"])
 
 
 def test_node_that_never_saw_the_overlay_is_bare(lab: Lab, tmp_path: Path) -> None:
@@ -89,9 +99,10 @@ def test_dry_run_reads_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_every_foreign_change_is_named(lab: Lab, tmp_path: Path) -> None:
     one, other = lab.nodes[1], lab.nodes[2]
-    removed, taken = (one.workloads[number].host_interface for number in (1, 2))
-    tc(one, f"filter del dev {removed} ingress priority 1 handle 1 bpf")
-    tc(one, f"filter replace dev {taken} ingress protocol all pref 1 handle 1 bpf da pinned {PINS}/from_uplink")
+    removed, behind = (one.workloads[number].host_interface for number in (1, 2))
+    detach(one, removed)
+    attach_behind(one, behind)
+    tc(one, f"qdisc add dev {one.uplink} clsact")
     tc(one, f"filter add dev {one.uplink} ingress protocol all pref 1 handle 9 bpf da pinned {PINS}/from_workload")
     changed = {"map": f"{PINS}/services", "entries": [{"key": 22, "value": 1}]}
     play.module(other.name, "ebpf.overlay.bpf_map_sync", changed)
@@ -99,19 +110,22 @@ def test_every_foreign_change_is_named(lab: Lab, tmp_path: Path) -> None:
     drift = {(item["kind"], item["object"]): item for item in nodes["ovl-n1"]["drift"]}
     assert done.succeeded()
     assert set(drift) == {
-        ("missing", f"filter on {removed} ingress, priority 1, handle 0x1"),
-        ("missing", f"filter on {taken} ingress, priority 1, handle 0x1"),
-        ("ahead", f"ebpf.overlay:from_uplink on {one.uplink} ingress"),
+        ("missing", f"TCX link on {removed} ingress, ebpf.overlay:from_workload"),
+        ("changed", f"TCX link on {behind} ingress, ebpf.overlay:from_workload"),
+        # Somebody's filter that may take packets: the overlay must run behind it.
+        ("extra", f"TCX link on {one.uplink} ingress, ebpf.overlay:from_uplink"),
+        ("missing", f"filter on {one.uplink} ingress, priority 60000, handle 0x1"),
     }
-    assert drift["missing", f"filter on {removed} ingress, priority 1, handle 0x1"]["found"] is None
-    assert "from_uplink:[*fsobj]" in drift["missing", f"filter on {taken} ingress, priority 1, handle 0x1"]["found"]
+    assert drift["missing", f"TCX link on {removed} ingress, ebpf.overlay:from_workload"]["found"] is None
+    moved = drift["changed", f"TCX link on {behind} ingress, ebpf.overlay:from_workload"]
+    assert ("somebody else" in moved["found"], "somebody else" in moved["wanted"]) == (True, False)
     assert nodes["ovl-n2"]["drift"] == [
         {"kind": "extra", "object": "map services, key 22", "wanted": None, "found": "1", "owner": None}
     ]
     assert [node["state"] for node in nodes.values()] == ["drifted", "drifted"]
     for text in (done.output, page):
         assert "map services, key 22" in text
-        assert f"filter on {removed} ingress" in text
+        assert f"TCX link on {removed} ingress" in text
 
 
 def test_lost_record_does_not_pass_for_a_node_without_drift(lab: Lab, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _control
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import escape
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_mode
 
 # Beside the default service, a port where tests run servers of their own.
@@ -39,6 +41,15 @@ def full(count: int, otherwise: int) -> int:
 
 # For roll-outs whose topic is not the batches. The lease: 20 nodes at once take their time on a small machine.
 AT_ONCE = {"overlay_batches": ["100%"], "overlay_lease": full(300, 60)}
+
+
+def detach(node: Node, interface: str, direction: str = "ingress") -> None:
+    """Take the overlay off a hook behind its back: its TCX link, which lives by its pin, or its clsact qdisc."""
+    pins = Path(Datapath(node).pins, "links").glob(f"*/*-{escape(interface)}-{direction}-*")
+    for pin in (links := list(pins)):
+        pin.unlink()
+    if not links:
+        node.host_run(["tc", "qdisc", "del", "dev", interface, "clsact"])
 
 
 class Datapath:

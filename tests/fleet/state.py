@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lab.api import Node
@@ -23,12 +25,26 @@ _NOISE = re.compile(
 
 @dataclass(frozen=True)
 class NodeState:
-    """``filters`` and ``qdiscs``: what tc prints; ``pins``: what is on the bpffs, None where none is mounted."""
+    """``filters`` and ``qdiscs``: what tc prints, and what runs through TCX. ``pins``: what is on the bpffs, None where
+    none is mounted."""
 
     qdiscs: tuple[str, ...]
     filters: tuple[str, ...]
     pins: tuple[str, ...] | None
     files: tuple[str, ...]
+
+
+# No tool of the machine's tells what runs through TCX.
+LINKS = """
+import os, socket
+from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+for index, name in sorted(socket.if_nameindex()):
+    for direction, way in (("ingress", bpf.ATTACH_TCX_INGRESS), ("egress", bpf.ATTACH_TCX_EGRESS)):
+        for number, _link in bpf.prog_query_tcx(index, way)[1]:
+            program = bpf.prog_fd_by_id(number)
+            print(name, direction, "tcx", bpf.prog_info(program).name, "id", number)
+            os.close(program)
+"""
 
 
 def observe(node: Node) -> NodeState:
@@ -41,6 +57,8 @@ def observe(node: Node) -> NodeState:
         for direction in ("ingress", "egress")
         for line in node.host_run(["tc", "filter", "show", "dev", interface, direction], check=False).splitlines()
     ]
+    collections = Path(__file__).resolve().parents[2] / "collections"
+    filters += node.host_run(["env", f"PYTHONPATH={collections}", sys.executable, "-c", LINKS]).splitlines()
     mounted = node.run(["sh", "-c", "grep -c ' /sys/fs/bpf bpf ' /proc/mounts"], check=False).stdout.strip() != "0"
     pins = node.run(["find", "/sys/fs/bpf", "-mindepth", "1"]).stdout.splitlines() if mounted else None
     listed = node.run(["find", "/", "-xdev", "-type", "f", "-printf", "%p %s %T@\n"]).stdout.splitlines()
@@ -91,6 +109,7 @@ def counted(node: Node) -> dict[str, int]:
 
 
 def program_ids(node: Node) -> dict[str, int]:
-    """Name -> id of the programs that run as our filters on a node."""
+    """Name -> id of the programs that run as our filters, or through TCX, on a node."""
     text = "\n".join(observe(node).filters)
-    return {f"{name} {number}": int(number) for name, number in re.findall(r"(ebpf\.overlay:\w+).*? id (\d+)", text)}
+    found = re.findall(r"(?:ebpf\.overlay:|tcx )(\w+).*? id (\d+)", text)
+    return {f"{name} {number}": int(number) for name, number in found}

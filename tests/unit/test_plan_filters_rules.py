@@ -20,6 +20,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
     Observed,
     Program,
     Qdisc,
+    link_pin_name,
 )
 
 
@@ -199,6 +200,16 @@ def test_a_new_program_of_a_link_that_is_not_last_is_attached_before_the_old_one
     plan = plan_filters(wish, seen(tcx=True, links=(old, THEIRS)))
     assert kinds(plan.operations) == ["CreateLink", "RemoveLink"]
     assert plan.operations[0].pin != old.pin
+
+
+def test_two_links_that_a_killed_run_left_make_room_for_one_at_the_tail() -> None:
+    """Both names of pins are taken, and neither link is last."""
+    wish = wish_for(("eth0", INGRESS, "/pins/a"))
+    names = [link_pin_name("0", 13, "eth0", INGRESS, "a", second) for second in (False, True)]
+    left = [Link(13, INGRESS, number, number, f"{wish.links}/{name}", "a") for number, name in enumerate(names, 7)]
+    plan = plan_filters(wish, seen(tcx=True, links=(*left, THEIRS)))
+    assert kinds(plan.operations) == ["RemoveLink", "CreateLink", "RemoveLink"]
+    assert [op.pin for op in plan.operations] == [left[1].pin, left[1].pin, left[0].pin]
 
 
 def test_links_move_in_the_order_of_their_priorities() -> None:

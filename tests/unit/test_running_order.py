@@ -160,7 +160,7 @@ def test_links_run_before_all_filters_and_know_other_codes() -> None:
     assert hidden(bpf(1, None), links=(link(0),)) == [(None, []), ("link0", [])]
     assert hidden(bpf(1, None), links=(link(4),)) == [(None, []), (None, [])], "TCX takes STOLEN for next"
     # ... but no link runs after any other code (tcx_run).
-    after = [(None, []), ("link4", []), (None, [])]
+    after: list[tuple[str | None, list[str]]] = [(None, []), ("link4", []), (None, [])]
     assert hidden(bpf(1, None), links=(link(4), link(0))) == after
     assert hidden(links=(link(-1, 4), link(-1)))[1] == (None, ["link-1"])
     assert hidden(links=(link(-1), link(-1)))[1] == (None, [])

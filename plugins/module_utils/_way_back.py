@@ -156,7 +156,6 @@ def _make(calls: Iterable[Call]) -> list[str]:
 
 def leave(given: Mapping[str, Any]) -> list[str]:
     """See :meth:`StoredRuntime.leave`. The mode is off first, however that can be reached. Raises OverlayError."""
-    warnings: list[str] = []
     try:
         _make([mode_off()])
     except OverlayError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play
-from fleet.datapath import AT_ONCE, SOAK, Datapath, detach, full
+from fleet.datapath import AT_ONCE, SOAK, Datapath, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 

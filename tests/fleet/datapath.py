@@ -31,7 +31,7 @@ TALK_PORT = 9090
 SOAK = os.environ.get("OVERLAY_SOAK") == "1"
 
 # Of what goes past the kernel.
-BYPASSED = ("uplink.to_workload", "workload.to_uplink", "uplink.icmp_to_workload")
+BYPASSED = ("uplink.to_workload", "workload.to_uplink")
 
 
 def full(count: int, otherwise: int) -> int:
@@ -63,9 +63,9 @@ class Datapath:
         return f"/proc/{self.node.pid}/root/sys/fs/bpf/ebpf-overlay"
 
     def mode(self, mode: str, **options: Any) -> dict[str, Any]:
-        """Run the code of ``overlay_mode``; returns what the module returns. Known flows are not waited for."""
+        """Run the code of ``overlay_mode``; returns what the module returns."""
         params = {
-            "mode": mode, "lease": 0, "drain_timeout": 0, "force": False, "generation": None, "lock_timeout": 3,
+            "mode": mode, "lease": 0, "force": False, "generation": None, "lock_timeout": 3,
             "pin_dir": self.pins,
             **options,
         }  # fmt: skip
@@ -129,11 +129,11 @@ class Cluster:
         return [datapath.mode(mode, **options) for datapath in self.datapaths.values()]
 
     def fresh(self) -> None:
-        """On, without flows, known or suspected, and nobody sends what belongs to an earlier test."""
+        """On, without flows, known or on trial, and nobody sends what belongs to an earlier test."""
         self.mode("off", force=True)
         self.end_connections()
         for datapath in self.datapaths.values():
-            for name in ("flows", "transient", "silent"):
+            for name in ("flows", "pending", "pending_out", "trials"):
                 datapath.clear(name)
         self.mode("on")
 

@@ -182,8 +182,6 @@ static __always_inline bool refuse_short(struct packet *packet, bool ipv4, void 
 	if (ipv4 ? (void *)(ip + 1) > end || *(__u8 *)ip != 0x45 : (void *)(ipv6 + 1) > end || *(__u8 *)ipv6 >> 4 != 6)
 		return refuse(packet, REASON_malformed);
 	protocol = ipv4 ? ip->protocol : ipv6->nexthdr;
-	if (ipv4 ? ip->protocol == IPPROTO_TCP && ip->frag_off & bpf_htons(0x3fff) : protocol == IPPROTO_FRAGMENT)
-		return refuse(packet, REASON_fragment);
 	return refuse(packet, protocol == IPPROTO_TCP ? REASON_malformed : REASON_not_tcp);
 }
 

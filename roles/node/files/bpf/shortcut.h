@@ -332,9 +332,10 @@ static __always_inline struct recent *shortcut(struct __sk_buff *skb, struct pac
 	refuse(packet, REASON_unknown_flow);
 	if (!known || !beat)
 		return 0;
-	if (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST))
+	if (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
+		__sync_fetch_and_add(&beat->version, 1); /* processors may remember a flow that was evicted */
 		awaited = follow(skb, packet, active, now);
-	else
+	} else
 		awaited = look_up(skb, packet, active, known, beat, now);
 	if (awaited)
 		expect(skb, packet, awaited, now);

@@ -119,6 +119,8 @@ class Copy:
 @dataclass
 class Flow:
     copies: dict[str, list[Copy]] = field(default_factory=lambda: {"uplink": [], "workload": []})
+    inside: list[Packet] = field(default_factory=list)
+    """What went in by the kernel's path, the latest last."""
     ended: dict[str, int | None] = field(default_factory=dict)
     """Who sent FIN or RST -> the number behind his latest FIN; None: whatever he sends next, he goes on."""
 
@@ -205,6 +207,8 @@ class Oracle:
         opener = packet.flags & (SYN | ACK) == SYN and self._judge(packet) == {"handshake"}
         if opener:
             self.answers.setdefault((packet.key, direction, packet.sequence), None)
+        if packet.key in self.flows:
+            self.flows[packet.key].inside = [*self.flows[packet.key].inside[-20:], packet]
         if direction == "workload" and opener and packet.key in self.flows:
             self.flows[packet.key].copies["workload"] = []
         return packet
@@ -235,7 +239,9 @@ class Oracle:
         if flow:
             if flow.ended.get(packet.direction, packet.sequence) != packet.sequence:
                 del flow.ended[packet.direction]
-            flow.copies[packet.direction].append(copy)
+            # Twins by two uplinks: nobody can tell which of them it was.
+            twins = [one for one in flow.inside if (one.direction, one.numbers) == (packet.direction, packet.numbers)]
+            flow.copies[packet.direction] += [copy, *(replace(copy, packet=one) for one in twins)]
 
     def _handshake(self, copy: Copy) -> None:
         packet = copy.packet

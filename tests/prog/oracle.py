@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prog.datapath import OWN, PEERS, WORKLOADS
 from prog.packets import ACK, ETHERNET, FIN, RST, SYN
@@ -119,16 +119,18 @@ class Copy:
 @dataclass
 class Flow:
     copies: dict[str, list[Copy]] = field(default_factory=lambda: {"uplink": [], "workload": []})
-    ended: set[tuple[str, int | None]] = field(default_factory=set)
-    """(who sent FIN or RST, the number behind a FIN)"""
+    inside: list[Packet] = field(default_factory=list)
+    """What went in by the kernel's path, the latest last."""
+    ended: dict[str, int | None] = field(default_factory=dict)
+    """Who sent FIN or RST -> the number behind his latest FIN; None: whatever he sends next, he goes on."""
 
 
 class Oracle:
     def __init__(self) -> None:
         self.now = 0.0
         self.mode = "on"
-        self.steps: dict[tuple[Key, str, int], tuple[str, int, Copy | None]] = {}
-        """(ends, opener, number of its SYN) -> (the latest step that came out, the SYN-ACK's number and way)"""
+        self.answers: dict[tuple[Key, str, int], dict[int, Copy] | None] = {}
+        """(ends, opener, number of its SYN) -> the SYN-ACKs that came out, by number; None: not even the SYN did"""
         self.flows: dict[Key, Flow] = {}
 
     # -- at an ingress hook ----------------------------------------------------------------------------------------
@@ -204,7 +206,9 @@ class Oracle:
             return None
         opener = packet.flags & (SYN | ACK) == SYN and self._judge(packet) == {"handshake"}
         if opener:
-            self.steps.setdefault((packet.key, direction, packet.sequence), ("in", 0, None))
+            self.answers.setdefault((packet.key, direction, packet.sequence), None)
+        if packet.key in self.flows:
+            self.flows[packet.key].inside = [*self.flows[packet.key].inside[-20:], packet]
         if direction == "workload" and opener and packet.key in self.flows:
             self.flows[packet.key].copies["workload"] = []
         return packet
@@ -219,8 +223,8 @@ class Oracle:
             return
         flow = self.flows.get(out.key)
         if flow and out.flags & (FIN | RST) and not out.flags & SYN:
-            end = None if out.flags & RST else (out.sequence + out.data + 1) % 2**32
-            flow.ended.add((out.direction, end))
+            reset = out.flags & RST or flow.ended.get(out.direction, 0) is None
+            flow.ended[out.direction] = None if reset else (out.sequence + out.data + 1) % 2**32
         same = (out.key, out.flags, out.numbers) == (packet.key, packet.flags, packet.numbers)
         if not same or (out.tos ^ packet.tos) & DSCP or out.ttl != packet.ttl - 1:
             return
@@ -233,31 +237,32 @@ class Oracle:
         self._completes(packet)
         flow = self.flows.get(packet.key)
         if flow:
-            flow.ended = {(who, end) for who, end in flow.ended if who != packet.direction or end == packet.sequence}
-            flow.copies[packet.direction].append(copy)
+            if flow.ended.get(packet.direction, packet.sequence) != packet.sequence:
+                del flow.ended[packet.direction]
+            # Twins by two uplinks: nobody can tell which of them it was.
+            twins = [one for one in flow.inside if (one.direction, one.numbers) == (packet.direction, packet.numbers)]
+            flow.copies[packet.direction] += [copy, *(replace(copy, packet=one) for one in twins)]
 
     def _handshake(self, copy: Copy) -> None:
         packet = copy.packet
         other = "workload" if packet.direction == "uplink" else "uplink"
         if packet.flags & ACK:
-            opening = packet.key, other, (packet.acknowledgement - 1) % 2**32
-            if opening in self.steps and self.steps[opening][0] in ("syn", "answer"):
-                self.steps[opening] = "answer", packet.sequence, copy
+            answers = self.answers.get((packet.key, other, (packet.acknowledgement - 1) % 2**32))
+            if answers is not None:
+                answers[packet.sequence] = copy
         else:
             opening = packet.key, packet.direction, packet.sequence
-            if opening in self.steps and self.steps[opening][0] == "in":
-                self.steps[opening] = "syn", 0, None
+            if opening in self.answers:
+                self.answers[opening] = self.answers[opening] or {}
 
     def _completes(self, packet: Packet) -> None:
-        """Admitted: the SYN-ACK showed the other way."""
-        opening = packet.key, packet.direction, (packet.sequence - 1) % 2**32
-        step, answer, copy = self.steps.get(opening, ("", 0, None))
-        if step == "answer" and copy and packet.acknowledgement == (answer + 1) % 2**32:
-            flow = self.flows.setdefault(packet.key, Flow())  # one that is known already may be that of a late ACK
+        """Admitted, also by the first data, and sent again: the SYN-ACK showed the other way."""
+        answers = self.answers.get((packet.key, packet.direction, (packet.sequence - 1) % 2**32)) or {}
+        copy = answers.get((packet.acknowledgement - 1) % 2**32)
+        if copy:
+            flow = self.flows.setdefault(packet.key, Flow())
             flow.ended.clear()
-            copy.since = self.now
-            flow.copies[copy.packet.direction].append(copy)
-            del self.steps[opening]
+            flow.copies[copy.packet.direction].append(replace(copy, since=self.now))
 
     # -- what else happens -----------------------------------------------------------------------------------------
 

@@ -91,11 +91,11 @@ def _plain(packet: bytes, family: int) -> None:
     if len(packet) < header or (packet[0] != 0x45 if family == 4 else packet[0] >> 4 != 6):
         raise Stays("malformed")
     if family == 6 and protocol[0] == 44:
-        raise Stays("fragment")
+        raise Stays("fragment" if len(packet) >= header + 20 else "not_tcp")
     if protocol[0] != 6:
         raise Stays("not_tcp")
     if len(packet) < header + 20:
-        raise Stays("fragment" if family == 4 and _fragment(packet) else "malformed")
+        raise Stays("malformed")
     if SERVICE not in struct.unpack_from("!HH", packet, header):
         raise Stays("not_service")
 

@@ -98,6 +98,10 @@ static __always_inline __u32 size_of(const struct __sk_buff *skb, const struct p
 /* This packet takes the kernel's path, and must come out as it says. */
 static __always_inline void note(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
 {
+	__u32 zero = 0, *own = crossing.lookup(&zero);
+
+	if (own) /* left by a packet that never came to its interface: this one must not be taken for it */
+		*own = 0;
 	WRITE_ONCE(way->proven, 0);
 	BARRIER();
 	way->largest = 0; /* the largest packet must be seen again, too: it may have become smaller */
@@ -113,12 +117,9 @@ static __always_inline void note(const struct __sk_buff *skb, const struct packe
 /* The same, for a packet that is nothing but an acknowledgement or data: at the egress hook, it is told by `beats`. */
 static __always_inline void expect(const struct __sk_buff *skb, const struct packet *packet, struct way *way, __u64 now)
 {
-	__u32 bucket = bucket_of(packet->key, packet->direction), zero = 0;
+	__u32 bucket = bucket_of(packet->key, packet->direction);
 	struct beat *beat = beats.lookup(&bucket);
-	__u32 *own = crossing.lookup(&zero);
 
-	if (own) /* left by a packet that never came to its interface: this one must not be taken for it */
-		*own = 0;
 	note(skb, packet, way, now);
 	if (beat) {
 		WRITE_ONCE(beat->awaited, packet->sequence ^ packet->acknowledgement);

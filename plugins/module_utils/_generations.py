@@ -39,7 +39,7 @@ REMOVAL: tuple[Call, ...] = (
 
 # Module -> the arguments that undo a call of it, for modules that leave something on the node which neither the removal
 # nor the calls of another generation take away.
-UNDO: Mapping[str, Mapping[str, Any]] = {_CONNTRACK_AS_BEFORE["module"]: _CONNTRACK_AS_BEFORE["arguments"]}
+UNDO: Mapping[str, Mapping[str, Any]] = {"overlay_conntrack": _CONNTRACK_AS_BEFORE}
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def picture(
     for name in names:
         variables = _raw(hostvars, name)
         facts[name] = _overlay(variables)
-        address = str(hostvars[name].get("ansible_host", name)) if name in hostvars else name
+        address = str(variables.get("ansible_host", name))
         if name not in fresh:
+            address = str(hostvars[name].get("ansible_host", name)) if name in hostvars else name  # no template
             lost = "it could not be reached or read" if name in visited else ""
             refused[name] = lost or _cached_facts.why_not(facts[name], now, float(max_age), address)
             facts[name] = None if refused[name] else facts[name]
@@ -111,6 +112,19 @@ def reason(failed: Mapping[str, Any]) -> str:
     return " ".join(text.split())[:600]
 
 
+def whereabouts(told: Mapping[str, Any]) -> str:
+    """What ``overlay_generation`` or ``overlay_generation_info`` said of a node -> where the node is."""
+    if "number" not in told:
+        return "not known, the node could not be asked"
+    digest = str(told.get("digest") or "")
+    parts = [f"generation {told['number']}" + (f", digest {digest[:12]}" if digest else "")]
+    if told.get("switched_off"):
+        parts.append("switched off: playbooks/enable.yml switches it on")
+    if told.get("foreign"):
+        parts.append(str(told["foreign"]))
+    return "; ".join(parts)
+
+
 def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcomes: Sequence[str]) -> list[str]:
     """The nodes of which this run said so far that the roll-out had one of ``outcomes``, or ``silent``: that they did
     not answer when they should probe another node."""
@@ -145,6 +159,7 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "confirmed": "would be rolled out and confirmed" if would else "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
             "returned": "was rolled out, and taken back because of the failure elsewhere",
+            "foreign": "was rolled out, and changed by another run since; not taken back",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
         }[verdict.get("outcome", "")]
@@ -184,6 +199,7 @@ class FilterModule:
             "probers": probers,
             "probe_targets": probe_targets,
             "reason": reason,
+            "whereabouts": whereabouts,
             "verdicts": verdicts,
             "fleet_report": fleet_report,
         }

@@ -20,6 +20,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._errors import Overla
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _settings
 
 SPECIFICATION = Path(__file__).resolve().parents[2] / "roles/node/meta/argument_specs.yml"
+# ssh's plugin pauses for 1 and 3 seconds between them.
+RETRIES = 2
 SERVER_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 
 
@@ -125,7 +127,19 @@ def batches(hostvars: Mapping[str, Any], names: Iterable[str], dry_run: bool) ->
             )
             raise AnsibleFilterError(str(error))
     planned = next((sizes for name in names if (sizes := _raw(hostvars, name).get("node_batches"))), None)
-    return ["100%"] if dry_run or not planned else list(planned)
+    return ["100%"] if dry_run or not planned else list(planned)  # none are planned where plays are only listed
+
+
+def ssh_retries(name: str, hostvars: Mapping[str, Any]) -> int:
+    """``reconnection_retries`` for one host: its own, that of everybody, or what a bastion needs that refuses some of
+    many connections at once."""
+    own = hostvars[name].get("ansible_ssh_retries") if name in hostvars else None
+    if own is not None:
+        return int(own)
+    found, origin = constants.config.get_config_value_and_origin(
+        "reconnection_retries", plugin_type="connection", plugin_name="ssh"
+    )
+    return RETRIES if origin == "default" else int(found)
 
 
 def ssh_arguments(name: str, hostvars: Mapping[str, Any], ours: Any = None) -> str:
@@ -162,4 +176,5 @@ class FilterModule:
             "roll_out_batches": roll_out_batches,
             "batches": batches,
             "ssh_arguments": ssh_arguments,
+            "ssh_retries": ssh_retries,
         }

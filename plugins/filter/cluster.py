@@ -115,7 +115,7 @@ def reason(failed: Mapping[str, Any]) -> str:
 def whereabouts(told: Mapping[str, Any]) -> str:
     """What ``overlay_generation`` or ``overlay_generation_info`` said of a node -> where the node is."""
     if "number" not in told:
-        return "not known, the node could not be asked"
+        return "not known"
     digest = str(told.get("digest") or "")
     parts = [f"generation {told['number']}" + (f", digest {digest[:12]}" if digest else "")]
     if told.get("switched_off"):

@@ -20,8 +20,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._errors import Overla
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _settings
 
 SPECIFICATION = Path(__file__).resolve().parents[2] / "roles/node/meta/argument_specs.yml"
-# ssh's plugin pauses for 1 and 3 seconds between them.
-RETRIES = 2
+# At once, after 1 and after 3 seconds.
+RETRIES = 3
 SERVER_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 
 

@@ -2,10 +2,13 @@
 """Gather over a new connection, the first of a play that goes on to change the node.
 
 One that an earlier command left open may be dead without anybody knowing, and was made with that command's options.
+The facts get what the controller knows better than the node: when and from where they were gathered, and how long that
+took, from which follows how long a batch takes.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -21,5 +24,12 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         if hasattr(self._connection, "reset"):
             self._connection.reset()
+        began = time.time()
         result.update(self._execute_module(module_name="ebpf.overlay.overlay_facts", task_vars=task_vars))
+        facts = result.get("ansible_facts", {}).get("overlay")
+        if isinstance(facts, dict):
+            host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname", "")
+            facts["gathered_at"] = int(began)
+            facts["dialled"] = str((task_vars or {}).get("ansible_host", host))
+            facts["gathering"] = [began, time.time()]
         return result

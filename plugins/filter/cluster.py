@@ -16,26 +16,37 @@ from ansible.utils.display import Display
 from ansible_collections.ebpf.overlay.plugins.module_utils import _peers, _services, _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
-from ansible_collections.ebpf.overlay.plugins.plugin_utils import _probe_verdict
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
 
 
-def picture(names: Iterable[str], hostvars: Mapping[str, Any], fresh: Iterable[str], max_age: float) -> str:
+def picture(
+    names: Iterable[str], hostvars: Mapping[str, Any], fresh: Iterable[str], max_age: float, visited: Iterable[str] = ()
+) -> str:
     """Names of nodes and all host variables -> the picture, as text.
 
     It is text, as the plan of a node is, because Ansible looks into every value of a structure that is handed on, at
-    every node again. ``fresh``, ``max_age``: see :func:`_topology.build_picture`.
+    every node again. ``fresh``, ``max_age``: see :func:`_topology.build_picture`. ``visited``: the nodes that this run
+    went to; one of them that is not fresh is dead, whatever a cache knows of it.
     """
-    facts, dialled = {}, {}
+    fresh, visited, now = frozenset(fresh), frozenset(visited), time.time()
+    facts: dict[str, Any] = {}
+    dialled, refused = {}, {}
     for name in names:
         variables = _raw(hostvars, name)
         facts[name] = _overlay(variables)
         address = str(variables.get("ansible_host", name))
+        if name not in fresh:
+            address = str(hostvars[name].get("ansible_host", name)) if name in hostvars else name  # no template
+            lost = "it could not be reached or read" if name in visited else ""
+            refused[name] = lost or _cached_facts.why_not(facts[name], now, float(max_age), address)
+            facts[name] = None if refused[name] else facts[name]
         with contextlib.suppress(ValueError):  # a name, or a template
             dialled[name] = str(ipaddress.ip_address(address))
     controller = _topology.Controller(tuple(identity().values()), dialled)
     built = _told(
-        lambda: _topology.build_picture(facts, frozenset(fresh), time.time(), float(max_age), controller),
+        lambda: _topology.build_picture(facts, fresh, now, float(max_age), controller),
     )
+    built["missing"].update({name: why for name, why in refused.items() if why})
     return json.dumps(built)
 
 
@@ -55,11 +66,6 @@ def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any,
     for note in plan["notes"]:
         Display().warning(f"{name}: {note}.")
     return json.dumps(plan)
-
-
-def batches(wanted: Any, dry_run: bool) -> Any:
-    """How many nodes a run takes at a time; a dry run, which changes nothing that a canary could show, takes all."""
-    return ["100%"] if dry_run else wanted
 
 
 def generation_calls(
@@ -152,14 +158,44 @@ def reason(failed: Mapping[str, Any]) -> str:
     return " ".join(text.split())[:600]
 
 
+def whereabouts(told: Mapping[str, Any]) -> str:
+    """What ``overlay_generation`` or ``overlay_generation_info`` said of a node -> where the node is."""
+    if "number" not in told:
+        return "not known"
+    digest = str(told.get("digest") or "")
+    parts = [f"generation {told['number']}" + (f", digest {digest[:12]}" if digest else "")]
+    if told.get("switched_off"):
+        parts.append("switched off: playbooks/enable.yml switches it on")
+    if told.get("foreign"):
+        parts.append(str(told["foreign"]))
+    return "; ".join(parts)
+
+
 def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcomes: Sequence[str]) -> list[str]:
-    """The nodes of which this run said so far that the roll-out had one of ``outcomes``."""
-    return [name for name in names if (_raw(hostvars, name).get("node_verdict") or {}).get("outcome") in outcomes]
+    """The nodes of which this run said so far that the roll-out had one of ``outcomes``, or ``silent``: that they did
+    not answer when they should probe another node."""
+    names = list(names)
+    silent = _silent_probers(names, hostvars) if "silent" in outcomes else {}
+    return [
+        name
+        for name in names
+        if name in silent or (_raw(hostvars, name).get("node_verdict") or {}).get("outcome") in outcomes
+    ]
+
+
+def _silent_probers(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, str]:
+    """Nodes, in this run or not, that did not answer when they should probe another one: name -> what is told of it."""
+    found = [entry for name in names for entry in _raw(hostvars, name).get("node_silent_probers") or ()]
+    return {
+        entry["name"]: f"DID NOT ANSWER when it was to probe {entry['probed']}: {entry['reason']}"
+        for entry in reversed(found)
+    }
 
 
 def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """One line per node: what happened to it in this run (or would, in a dry run), and where it is now."""
-    lines = []
+    names, lines = list(names), []
+    silent = _silent_probers(names, hostvars)
     for name in names:
         verdict = _raw(hostvars, name).get("node_verdict") or {}
         would = hostvars[name].get("ansible_check_mode", False)
@@ -169,12 +205,13 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "confirmed": "would be rolled out and confirmed" if would else "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
             "returned": "was rolled out, and taken back because of the failure elsewhere",
+            "foreign": "was rolled out, and changed by another run since; not taken back",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
         lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))
-    return lines
+    return lines + [f"{name}: {told}" for name, told in silent.items()]
 
 
 def _raw(hostvars: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -204,7 +241,6 @@ class FilterModule:
             "picture": picture,
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
-            "batches": batches,
             "generation_calls": generation_calls,
             "probers": probers,
             "probe_targets": probe_targets,
@@ -212,6 +248,7 @@ class FilterModule:
             "far_targets": far_targets,
             "probe_verdict": probe_verdict,
             "reason": reason,
+            "whereabouts": whereabouts,
             "verdicts": verdicts,
             "fleet_report": fleet_report,
         }

@@ -38,6 +38,7 @@ attributes:
 notes:
   - The package lists are fetched only when there are none, or when the installation fails with those that are there.
   - Recommended packages are not installed.
+  - While somebody else works with the package manager, it waits for up to two minutes.
 seealso:
   - module: ansible.builtin.package
   - module: ebpf.overlay.bpf_object
@@ -70,6 +71,7 @@ present:
 import glob
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +91,10 @@ ENVIRONMENT = {
     "NEEDRESTART_MODE": "l",
 }
 OUTPUT_LINES = 8
+# What apt says when somebody else works with the lists or the archives. Its own timeout is for dpkg's lock only.
+LOCKED = ("Could not get lock", "Unable to lock")
+LOCK_TIMEOUT = 120  # seconds
+LOCK_PAUSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Apt:
 
     def install(self, packages: tuple[str, ...]) -> None:
         command = ["apt-get", "install", "--yes", "--no-install-recommends", "--no-remove", "-qq"]
-        command += ["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0", "--", *packages]
+        command += ["-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT}", "-o", "Dpkg::Use-Pty=0", "--", *packages]
         output = ""
         updated = not glob.glob(APT_LISTS)
         if updated:
@@ -131,8 +137,14 @@ class Apt:
         return text if code else ""
 
     def _run(self, command: list[str]) -> tuple[int, str]:
-        code, output, errors = self.module.run_command(command, environ_update=ENVIRONMENT)
-        return code, output + errors
+        """Code and output; tried again while somebody else has locked what it needs."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            code, output, errors = self.module.run_command(command, environ_update=ENVIRONMENT)
+            text = output + errors
+            if not code or not any(words in text for words in LOCKED) or time.monotonic() >= deadline:
+                return code, text
+            time.sleep(LOCK_PAUSE)
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,26 @@ _SILENT = ("meta",)
 _MOST_ROWS = 12
 
 
-def listed(tasks: Any, folder: str, roles: Mapping[str, str]) -> list[str]:
+def listed(tasks: Any, folder: str, roles: Mapping[str, str], within: tuple[str, ...] = ()) -> list[str]:
     """The names of the steps that a list of tasks takes when nothing goes wrong, as written in the files.
 
     ``folder``: where files that it includes lie. ``roles``: name of a role -> its folder. What cannot be followed (a
-    file whose name is a template, another role) counts as one step.
+    file whose name is a template, another role) counts as one step; so does a file that includes itself. ``within``:
+    the files that this list is included by.
     """
     steps: list[str] = []
     for task in tasks if isinstance(tasks, list) else []:
         if not isinstance(task, Mapping):
             continue
         if "block" in task:
-            steps += listed(task["block"], folder, roles) + listed(task.get("always"), folder, roles)
+            steps += listed(task["block"], folder, roles, within) + listed(task.get("always"), folder, roles, within)
             continue
         actions = {str(key).rpartition(".")[2]: value for key, value in task.items()}
         if any(name in actions for name in _SILENT):
             continue
         path = _included(actions, folder, roles)
-        inner = listed(_load(path), os.path.dirname(path), roles) if path else []
+        follow = path is not None and path not in within
+        inner = listed(_load(path), os.path.dirname(path), roles, (*within, path)) if path and follow else []
         steps += inner or [str(task.get("name", ""))]
     return steps
 

@@ -12,8 +12,10 @@ import pytest
 from fleet.datapath import full
 from lab.api import Lab
 
-# Seconds until a node that is down or cut off counts as unreachable: fewer than for a user, since tests wait for it.
+# Seconds, and attempts, until a node that is down or cut off counts as unreachable: fewer than for a user, since tests
+# wait for it.
 os.environ["ANSIBLE_TIMEOUT"] = str(full(10, 5))
+os.environ["ANSIBLE_SSH_RETRIES"] = "0"
 LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
 
 

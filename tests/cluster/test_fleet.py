@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fleet import play, state
 from fleet.datapath import AT_ONCE, full
-from fleet.generation import dump, history, recorded, settled, takes_the_overlay
+from fleet.generation import STATE, dump, history, recorded, settled, takes_the_overlay
 from lab.api import Lab
 
 SITE = "site.yml"
@@ -90,11 +90,11 @@ LIBRARIES = "/usr/lib/python3/dist-packages"
 
 
 def test_disable_switches_off_a_node_that_is_otherwise_broken(lab: Lab) -> None:
-    """Pins lost, history corrupt, a lock that nobody releases, no library: off all the same, and site.yml repairs."""
+    """Pins lost, record corrupt, a lock that nobody releases, no library: off all the same, and enable.yml repairs."""
     nodes = lab.nodes
     assert all(takes_the_overlay(node, nodes[number % len(nodes) + 1]) for number, node in nodes.items())
     nodes[1].run(["rm", "-r", "/sys/fs/bpf/ebpf-overlay"])
-    nodes[2].run(["sh", "-c", f"echo '{{' >/var/lib/ebpf-overlay/confirmed.json; : >{LOCK}"])
+    nodes[2].run(["sh", "-c", f"cd {STATE}; cp confirmed.json /root/; echo '{{' >confirmed.json; : >{LOCK}"])
     holder = nodes[2].popen(["flock", LOCK, "sleep", "600"])
     nodes[3].run(["sh", "-c", f"cd {LIBRARIES}; mv bcc bcc.away; mv pyroute2 pyroute2.away"])
     try:
@@ -109,6 +109,7 @@ def test_disable_switches_off_a_node_that_is_otherwise_broken(lab: Lab) -> None:
     finally:
         nodes[3].run(["sh", "-c", f"cd {LIBRARIES}; mv bcc.away bcc; mv pyroute2.away pyroute2"])
         nodes[2].run(["pkill", "-x", "sleep"], check=False)
+        nodes[2].run(["mv", "/root/confirmed.json", f"{STATE}/"])
         holder.wait()
-    play.playbook(SITE, variables=AT_ONCE).succeeded()
+    play.playbook("playbooks/enable.yml", variables=AT_ONCE).succeeded()
     assert all(takes_the_overlay(node, nodes[number % len(nodes) + 1]) for number, node in nodes.items())

@@ -20,7 +20,7 @@ from lab.api import Endpoint, Lab
 
 from .conftest import bring_up, take_down
 
-SITE, ROLLBACK, DISABLE = "site.yml", "rollback.yml", "playbooks/disable.yml"
+SITE, ROLLBACK, DISABLE, ENABLE = "site.yml", "rollback.yml", "playbooks/disable.yml", "playbooks/enable.yml"
 CONVERSATIONS = full(200, 20)
 ONE = {"overlay_services": [{"port": 8080}, {"port": TALK_PORT}], **AT_ONCE}
 TWO = {**ONE, "overlay_services": [{"port": 8080}, {"port": TALK_PORT}, {"port": 7070}]}
@@ -154,7 +154,7 @@ def test_generation_that_is_not_kept_is_an_error_that_says_so(story: Story) -> N
     assert story.dump() == story.seen[1]
 
 
-def test_disable_switches_off_and_touches_nothing_else_and_site_switches_on_again(story: Story) -> None:
+def test_disable_switches_off_and_touches_nothing_else_and_enable_switches_on_again(story: Story) -> None:
     def off(seen: dict[str, Any]) -> dict[str, Any]:
         return {name: {**told, "control": ("off", *told["control"][1:])} for name, told in seen.items()}
 
@@ -164,9 +164,9 @@ def test_disable_switches_off_and_touches_nothing_else_and_site_switches_on_agai
         assert {host for host, _task in done.changes} == set(story.seen[1])
         assert story.dump() == off(story.seen[1])
         assert play.playbook(DISABLE).succeeded().changes == set()
-        predicted = play.playbook(SITE, "--check", "--diff", variables=ONE).succeeded()
+        predicted = play.playbook(ENABLE, "--check", "--diff", variables=ONE).succeeded()
         assert story.dump() == off(story.seen[1])
-        applied = play.playbook(SITE, variables=ONE).succeeded()
+        applied = play.playbook(ENABLE, variables=ONE).succeeded()
         unharmed(live)
     assert applied.changes == predicted.changes
     assert {host for host, _task in applied.changes} == set(story.seen[1])

@@ -44,7 +44,7 @@ class Story:
         return dict(told.result)
 
     def mode(self, mode: str, **arguments: Any) -> None:
-        told = play.module("ovl-n1", "ebpf.overlay.overlay_mode", {"mode": mode, "drain_timeout": 0, **arguments})
+        told = play.module("ovl-n1", "ebpf.overlay.overlay_mode", {"mode": mode, **arguments})
         assert told.outcome == "ok", told
 
     def info(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack impor
 from .conftest import bring_up, take_down
 
 SITE, ROLLBACK, STATUS = "site.yml", "rollback.yml", "playbooks/status.yml"
-TO_ZERO = {"overlay_rollback_to": "0", "overlay_drain_timeout": 1}
+TO_ZERO = {"overlay_rollback_to": "0"}
 
 
 @dataclass

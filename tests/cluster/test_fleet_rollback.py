@@ -24,7 +24,6 @@ SITE, ROLLBACK, DISABLE, ENABLE = "site.yml", "rollback.yml", "playbooks/disable
 CONVERSATIONS = full(200, 20)
 ONE = {"overlay_services": [{"port": 8080}, {"port": TALK_PORT}], **AT_ONCE}
 TWO = {**ONE, "overlay_services": [{"port": 8080}, {"port": TALK_PORT}, {"port": 7070}]}
-BRIEFLY = {"overlay_drain_timeout": 2}
 
 
 @dataclass
@@ -91,7 +90,7 @@ def test_rollback_to_the_previous_generation_under_live_connections(story: Story
         story.talk(live)
         predicted = play.playbook(ROLLBACK, "--check", "--diff").succeeded()
         assert story.dump() == story.seen[2]
-        done = play.playbook(ROLLBACK, variables=BRIEFLY).succeeded()
+        done = play.playbook(ROLLBACK).succeeded()
         unharmed(live)
     assert done.changes == predicted.changes
     assert story.dump() == story.seen[1]
@@ -99,7 +98,7 @@ def test_rollback_to_the_previous_generation_under_live_connections(story: Story
 
 
 def restore(node: str, number: int) -> None:
-    arguments = {"state": "restored", "to": str(number), "drain_timeout": 1}
+    arguments = {"state": "restored", "to": str(number)}
     assert play.module(node, "ebpf.overlay.overlay_generation", arguments).changed
 
 
@@ -127,7 +126,7 @@ def test_dry_runs_are_true_on_a_half_upgraded_fleet(story: Story) -> None:
     restore("overlay_nodes", 1)
     restore("ovl-n2", 2)
     assert story.dump() == half
-    done = play.playbook(ROLLBACK, variables={**BRIEFLY, "overlay_rollback_to": "1"}).succeeded()
+    done = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "1"}).succeeded()
     assert done.changes == predicted_back.changes
     assert {host for host, _task in done.changes} == {"ovl-n2"}
     assert story.dump() == story.seen[1]
@@ -139,7 +138,7 @@ def test_rolling_back_one_node_and_then_all_of_them_twice_is_harmless(story: Sto
     expected = story.dump()
     everybody = set(expected)
     for limit, changed in (("ovl-n2", {"ovl-n2"}), ("all", everybody - {"ovl-n2"}), ("all", set())):
-        done = play.playbook(ROLLBACK, "--limit", limit, variables=BRIEFLY).succeeded()
+        done = play.playbook(ROLLBACK, "--limit", limit).succeeded()
         assert {host for host, _task in done.changes} == changed
         expected.update({name: story.seen[1][name] for name in changed})
         assert story.dump() == expected
@@ -180,14 +179,14 @@ def test_rollback_names_the_node_that_it_could_not_reach_and_may_be_repeated(sto
     cut(lost)
     with Conversations() as live, Cluster(story.lab).nothing_invalid():
         story.talk(live)
-        done = play.playbook(ROLLBACK, variables={**BRIEFLY, "overlay_rollback_to": "0"})
+        done = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "0"})
         unharmed(live)
         assert done.code != 0
         assert "ovl-n3: FAILED" in done.output
         assert "could not be reached" in done.output
         assert [history(node)["number"] for node in story.lab.nodes.values()][:3] == [0, 0, 1]
         mend(lost)
-        again = play.playbook(ROLLBACK, variables={**BRIEFLY, "overlay_rollback_to": "0"}).succeeded()
+        again = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "0"}).succeeded()
         unharmed(live)
     assert {host for host, _task in again.changes} == {"ovl-n3"}
     for node in story.lab.nodes.values():

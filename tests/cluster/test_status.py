@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ def test_node_that_never_saw_the_overlay_is_bare(lab: Lab, tmp_path: Path) -> No
 def test_overlay_with_traffic(lab: Lab, tmp_path: Path) -> None:
     play.playbook("site.yml", variables={"overlay_batches": ["100%"]}).succeeded()
     connection = lab.nodes[1].connect(lab.workload(2, 1).ipv4, 8080)
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
-    assert connection.recv(100)
+    for _ in range(5):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
+        assert connection.recv(4096)
+        time.sleep(0.05)
     done, nodes, page = status(tmp_path)
     connection.close()
     assert done.succeeded()
@@ -78,8 +81,9 @@ def test_overlay_with_traffic(lab: Lab, tmp_path: Path) -> None:
         assert (node["state"], node["generation"], node["mode"], node["drift"]) == ("overlaid", 1, "on", [])
         assert sorted(item["program"] for item in node["attachments"]) == [
             "from_uplink",
-            "from_workload",
-            "from_workload",
+            *["from_workload"] * 2,
+            "to_uplink",
+            *["to_workload"] * 2,
         ]
         assert len(node["digest"]) == 64
     served = nodes["ovl-n2"]

@@ -92,7 +92,7 @@ def detached(cluster: Cluster) -> None:
 def test_the_shortcut_ends_without_preparation_and_harms_no_connection(
     cluster: Cluster, end: Callable[[Cluster], None]
 ) -> None:
-    """Both families, idle and busy ones, half of them older than the overlay. The idle ones speak after the end only."""
+    """Both families, idle and busy ones, half of them older than the overlay. The idle ones speak after the end."""
     with Conversations() as live, cluster.nothing_invalid():
         old_and_new(live, cluster)
         live.report().unharmed()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rule 2: what the kernel translates, or began itself, goes on working with the overlay on."""
+"""Rule 2: what the kernel translates, and what is older than the overlay, goes on working and is never admitted."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full
@@ -27,12 +28,23 @@ def all_succeed(clients: list[Endpoint], address: str, port: int, workload: str 
         assert workload in (None, answer["workload"])
 
 
+@contextlib.contextmanager
+def never_admitted(cluster: Cluster, *nodes: int) -> Iterator[None]:
+    """On nodes that translate, all of them by default: one that sees both ends as they are may admit."""
+    with contextlib.ExitStack() as stack:
+        counted = [stack.enter_context(cluster.datapaths[node].counted()) for node in nodes or cluster.datapaths]
+        yield
+    for grown in counted:
+        assert bypassed(grown) == 0
+        assert not any(name.endswith(".admitted") for name in grown), grown
+
+
 @BOTH
 def test_node_port(cluster: Cluster, family: int) -> None:
     """From another node, from a workload elsewhere, from outside, and from the node's own second workload."""
     lab = cluster.lab
     clients = [lab.nodes[1], lab.workload(1, 1), lab.fabric, lab.workload(2, 2)]
-    with cluster.nothing_invalid():
+    with cluster.nothing_invalid(), never_admitted(cluster):
         all_succeed(clients, of(lab.nodes[2], family), 30080, "ovl-n2-w1")
 
 
@@ -71,7 +83,7 @@ def test_node_port_of_a_workload_on_another_node(
     lab = cluster.lab
     port = far_port(lab.nodes[1], lab.workload(2, 1))
     try:
-        with cluster.nothing_invalid():
+        with cluster.nothing_invalid(), never_admitted(cluster, 1):
             all_succeed([lab.fabric, lab.nodes[2], lab.workload(2, 2)], of(lab.nodes[1], family), port, "ovl-n2-w1")
     finally:
         lab.nodes[1].host_run(["nft", "delete", "table", "inet", "far"])
@@ -81,7 +93,7 @@ def test_node_port_of_a_workload_on_another_node(
 def test_cluster_address(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
     address = "10.96.0.1" if family == 4 else "fd00:10:96::1"
-    with cluster.nothing_invalid():
+    with cluster.nothing_invalid(), never_admitted(cluster, 1):
         all_succeed([lab.workload(1, 1), lab.workload(1, 2), lab.nodes[1]], address, 8080, "ovl-n2-w1")
 
 
@@ -91,7 +103,8 @@ def test_workloads_of_the_same_node(cluster: Cluster, family: int) -> None:
     with cluster.datapaths[2].counted() as grown, cluster.nothing_invalid():
         all_succeed([lab.workload(2, 2), lab.nodes[2]], of(lab.workload(2, 1), family), 8080, "ovl-n2-w1")
     assert bypassed(grown) == 0
-    assert grown["workload.same_node"] > 0
+    assert "workload.syn_in" not in grown
+    assert grown["workload.same_node"] == REQUESTS / 2  # the node's own are no workload's
 
 
 @BOTH
@@ -113,6 +126,9 @@ def test_a_service_of_the_node_itself(cluster: Cluster, family: int) -> None:
                 [lab.nodes[1], lab.workload(1, 1), lab.workload(2, 1), lab.fabric], of(node, family), 8080, "node"
             )
         assert bypassed(grown) == 0
+        assert "uplink.admitted" not in grown
+        assert "workload.admitted" not in grown
+        assert grown["workload.host_address"] == REQUESTS / 4
     finally:
         server.kill()
         server.wait()
@@ -134,6 +150,7 @@ def test_a_client_outside_the_listed_peers_takes_the_kernels_path(cluster: Clust
         all_succeed([cluster.lab.fabric], cluster.lab.workload(2, 1).ipv4, 8080, "ovl-n2-w1")
     assert bypassed(grown) == 0
     assert grown["uplink.not_peer"] == REQUESTS
+    assert "uplink.syn_in" not in grown
 
 
 def test_connections_older_than_the_overlay_go_on(cluster: Cluster) -> None:
@@ -161,4 +178,15 @@ def test_one_node_with_the_overlay_and_one_without(cluster: Cluster) -> None:
             for family in (4, 6):
                 address = of(lab.workload(server, 1), family)
                 all_succeed([lab.workload(client, 1), lab.nodes[client]], address, 8080, f"ovl-n{server}-w1")
-    assert bypassed(grown) > REQUESTS
+    # Into its workload all of them, out of it every second one: the node's own connections pass no interface of ours.
+    assert grown["uplink.admitted"] == 2 * REQUESTS
+    assert grown["workload.admitted"] == REQUESTS
+    with Conversations(pause=0.01) as live, cluster.nothing_invalid():
+        for family in (4, 6):
+            live.open(lab.workload(1, 1), lab.workload(2, 1), TALK_PORT, family=family)
+            live.open(lab.workload(2, 2), lab.workload(1, 1), TALK_PORT, family=family)
+        time.sleep(3)
+        with cluster.datapaths[2].counted() as grown:
+            time.sleep(1)
+        live.report().unharmed()
+    assert bypassed(grown) > 100

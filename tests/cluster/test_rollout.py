@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fleet import play, state
+from fleet.generation import takes_the_overlay
 from lab.api import Lab, Node
 
 SITE = "site.yml"
@@ -53,33 +54,6 @@ def story(fresh_lab: Lab) -> Story:
     return Story(fresh_lab, before, state.loaded())
 
 
-REQUESTS = 100
-
-
-def requests_are_bypassed(lab: Lab) -> bool:
-    """Whether the FORWARD chain of ovl-n2 sees few packets of requests over one connection from ovl-n1: its handshake, its
-    heartbeats and its end. Conntrack knows it in any case."""
-    node, workload = lab.nodes[2], lab.workload(2, 1)
-    forwarded = node.nft_counter("forwarded").packets
-    with lab.nodes[1].connect(workload.ipv4, 8080) as connection, connection.makefile("rb") as answers:
-        port = str(connection.getsockname()[1])
-        for _ in range(REQUESTS):
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
-            length = 0
-            while (line := answers.readline()) != b"\r\n":
-                name, _, value = line.partition(b":")
-                length = int(value) if name.lower() == b"content-length" else length
-            assert length > 0
-            answers.read(length)
-        (entry,) = [entry for entry in node.conntrack() if entry.get("original.sport") == port]
-    assert entry["state"] == "ESTABLISHED"
-    time.sleep(0.1)
-    grown = node.nft_counter("forwarded").packets - forwarded
-    assert grown >= 3, "conntrack knows the connection by its handshake"
-    assert grown < REQUESTS / 2 or grown >= 2 * REQUESTS, f"{grown} packets in FORWARD"
-    return grown < REQUESTS / 2
-
-
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -105,7 +79,7 @@ def test_workloads_that_are_not_there_are_a_warning() -> None:
 
 
 def test_dry_run_on_pristine_nodes_changes_nothing(story: Story) -> None:
-    assert not requests_are_bypassed(story.lab)
+    assert not takes_the_overlay(story.lab.nodes[2], story.lab.nodes[1])
     story.predicted = play.playbook(SITE, "--check", "--diff").succeeded()
     for node in story.lab.nodes.values():
         assert state.observe(node) == story.before[node.name]
@@ -120,7 +94,7 @@ def test_real_run_changes_what_the_dry_run_predicted(story: Story) -> None:
 
 
 def test_the_flow_is_counted_by_the_overlay_and_by_nobody_else(story: Story) -> None:
-    assert requests_are_bypassed(story.lab)
+    assert takes_the_overlay(story.lab.nodes[2], story.lab.nodes[1])
     stats = play.module("ovl-n2", "ebpf.overlay.bpf_map_info", {"map": "/sys/fs/bpf/ebpf-overlay/stats"}).result
     counted = {entry["key"]: entry["value"]["packets"] for entry in stats["entries"]}
     assert counted["uplink.to_workload"] >= 4
@@ -173,7 +147,7 @@ def test_rollback_leaves_what_was_there_before_and_nothing_else(story: Story) ->
         ours = [line for line in after.files if "ebpf-overlay" in line]
         assert ours == []
     wait_for_unload(story.loaded)
-    assert not requests_are_bypassed(story.lab)
+    assert not takes_the_overlay(story.lab.nodes[2], story.lab.nodes[1])
 
 
 @pytest.mark.usefixtures("story")

@@ -72,7 +72,7 @@ REQUESTS = 30
 
 
 def takes_the_overlay(node: Node, client: Node) -> bool:
-    """Whether the packet filter of the node sees few packets of requests to a workload of the node, over one connection.
+    """Whether the packet filter of the node sees few packets of requests to its workload, over one connection.
 
     Handshake, heartbeats and end go its way in any case.
     """

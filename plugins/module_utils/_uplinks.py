@@ -31,9 +31,10 @@ def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[
         return "its packets leave by the members of the VRF"
     if interface["master"] and interface["member_of"] != "vrf":
         return f"it is a port of {interface['master']}, which carries the packets"
-    ahead = [one["chain"] for one in chains if one["direction"] == "ingress" and fnmatchcase(name, one["interface"])]
-    if ahead:
-        return f"packets of the fast path would miss the netdev chain {ahead[0]}"
+    # Of either direction: what TC ingress redirects skips the chains of the egress, too (nf_skip_egress in net/core/dev.c).
+    missed = [one["chain"] for one in chains if fnmatchcase(name, one["interface"])]
+    if missed:
+        return f"packets of the fast path would miss the netdev chain {missed[0]}"
     return ""
 
 

@@ -61,7 +61,8 @@ def hindrances(interface: Facts, chains: Iterable[Facts]) -> dict[str, str]:
 
     - ``never_by_peer``: on its egress, which ``bpf_redirect_peer`` skips;
     - ``may_be_taken``: on its ingress, ahead of the overlay; what it takes never reaches the overlay;
-    - ``never_admitted``: on its ingress, behind the overlay; the fast path would skip it.
+    - ``never_admitted``: a netdev chain. What TC ingress redirects meets none: not on that ingress, where they come later,
+      and not on the egress of the other interface (``nf_skip_egress`` in net/core/dev.c).
 
     ``interface``: as :func:`_inspect_hooks.read_interfaces` returns it; ``chains``: :func:`_links.netdev_chains`.
     """
@@ -78,9 +79,9 @@ def hindrances(interface: Facts, chains: Iterable[Facts]) -> dict[str, str]:
     egress = shaping + [_label(one) for one in foreign["egress"]]
     taking = [_label(one) for one in foreign["ingress"] if _may_take(one)]
     return {
-        "never_by_peer": next(iter(egress), netdev.get("egress", "")),
+        "never_by_peer": next(iter(egress), ""),
         "may_be_taken": next(iter(taking), ""),
-        "never_admitted": netdev.get("ingress", ""),
+        "never_admitted": netdev.get("ingress") or netdev.get("egress", ""),
     }
 
 

@@ -137,7 +137,7 @@ def test_netdev_chains_keep_workloads_and_uplinks_in_the_kernels_path(node: Sand
     assert {one["name"] for one in told["links_left_out"]} == {"tunl0", "cilium_vxlan", "eth1", "br0"}
     found = hindrances(node)
     assert found["10.244.1.11"] == {"never_admitted": "the netdev chain netdev t in"}
-    assert found["10.244.1.12"] == {"never_by_peer": "the netdev chain netdev t out"}
+    assert found["10.244.1.12"] == {"never_admitted": "the netdev chain netdev t out"}
 
 
 def test_a_node_without_nft_has_no_such_chains(node: Sandbox) -> None:

@@ -86,7 +86,6 @@ def test_an_interface_with_nothing_but_ours_is_free() -> None:
         (hindrances([], [U32]), "the u32 filter of priority 7"),
         (hindrances([], [bpf(None, -1)]), "the bpf filter theirs of priority 7"),
         (hindrances([], [bpf("them", -1, mechanism="tcx", name="them:look")]), "the TCX program them:look"),
-        (hindrances([], [], "egress"), "the netdev chain netdev t egress"),
     ],
 )
 def test_whatever_is_on_the_egress_forbids_redirect_peer(found: dict[str, str], words: str) -> None:
@@ -103,8 +102,9 @@ def test_what_may_take_packets_ahead_of_ours_is_named(entry: dict[str, Any]) -> 
     assert found == {**FREE, "may_be_taken": found["may_be_taken"]}
 
 
-def test_a_chain_behind_ours_keeps_the_workload_in_the_kernels_path() -> None:
-    assert hindrances([], [], "ingress") == {**FREE, "never_admitted": "the netdev chain netdev t ingress"}
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_netdev_chain_keeps_the_workload_in_the_kernels_path(direction: str) -> None:
+    assert hindrances([], [], direction) == {**FREE, "never_admitted": f"the netdev chain netdev t {direction}"}
 
 
 def test_what_is_told_is_one_sentence_for_each_reason() -> None:

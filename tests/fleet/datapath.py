@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lab import namespace
-from lab.api import Lab, Node
+from lab.api import Lab, Node, wait_until
 from lab.cluster import HTTP_PORT, NODE_PORT
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
@@ -109,6 +109,19 @@ class Datapath:
         yield grown
         after = self.counters()
         grown.update({key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)})
+
+
+def until_fast(datapath: Datapath, packets: int = 20, timeout: float = 8) -> None:
+    """Wait until so many packets of whatever talks were redirected: a way is tried by one flow before others use it.
+
+    Raises LabError.
+    """
+    before = bypassed(datapath.counters())
+    wait_until(
+        lambda: bypassed(datapath.counters()) >= before + packets,
+        timeout,
+        f"{datapath.node.name}: {packets} packets are redirected",
+    )
 
 
 def bypassed(grown: Mapping[str, int]) -> int:

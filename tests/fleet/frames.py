@@ -32,6 +32,7 @@ class Seen:
     source_port: int
     destination_port: int
     kind: int
+    tos: int
 
 
 def packet_socket(endpoint: Endpoint, interface: str, protocol: int = ETH_P_ALL) -> socket.socket:
@@ -58,15 +59,15 @@ def parse(frame: bytes, kind: int) -> Seen | None:
     """None for anything but TCP over IP without options."""
     ethertype = struct.unpack_from("!H", frame, 12)[0]
     if ethertype == 0x0800 and frame[14] == 0x45 and frame[23] == packets.TCP:
-        ttl, ports = frame[22], 34
+        ttl, tos, ports = frame[22], frame[15], 34
         source, destination = (ipaddress.ip_address(frame[at : at + 4]) for at in (26, 30))
     elif ethertype == 0x86DD and frame[20] == packets.TCP:
-        ttl, ports = frame[21], 54
+        ttl, tos, ports = frame[21], (frame[14] & 15) << 4 | frame[15] >> 4, 54
         source, destination = (ipaddress.ip_address(frame[at : at + 16]) for at in (22, 38))
     else:
         return None
     source_port, destination_port = struct.unpack_from("!HH", frame, ports)
-    return Seen(frame[:6].hex(":"), str(source), str(destination), ttl, source_port, destination_port, kind)
+    return Seen(frame[:6].hex(":"), str(source), str(destination), ttl, source_port, destination_port, kind, tos)
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def caught(endpoint: Endpoint, interface: str) -> Iterator[list[Seen]]:
 
         def listen() -> None:
             while not done.is_set():
-                while select.select([listener], [], [], 0.05)[0]:
+                while not done.is_set() and select.select([listener], [], [], 0.05)[0]:
                     frame, (_, _, kind, _, _) = listener.recvfrom(65536)
                     found = parse(frame, kind) if kind != socket.PACKET_OUTGOING else None
                     if found:

@@ -145,6 +145,14 @@ def connection(client: Endpoint, server: Endpoint, address: str, port: int) -> l
     return [one, other]
 
 
+def speak(sender: socket.socket, seconds: float) -> None:
+    """Send a byte each 10 ms; nobody waits for an answer. Raises OSError."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sender.send(b"x")
+        time.sleep(0.01)
+
+
 class _Conversation:
     def __init__(self, name: str, ends: list[socket.socket], idle: bool) -> None:
         self.name = name

@@ -19,7 +19,7 @@ from . import contenders
 
 FOLDER = Path("/run/matrix")
 # Kind -> (trips before the first slice, slices, trips of a slice, divisor of a trip).
-SLICES = {"rr": (400, 3, 100, 1), "connect": (60, 3, 30, 1), "bulk": (10, 3, 4, 2)}
+SLICES = {"rr": (400, 3, 100, 1), "connect": (100, 3, 50, 1), "bulk": (40, 3, 4, 2)}
 
 
 def tell(kind: str, path: str, found: Mapping[str, Any]) -> None:

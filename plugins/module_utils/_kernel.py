@@ -13,7 +13,6 @@ _PEER_SAFE_FROM = (6, 15)
 OLDEST = (5, 10)
 CHECK_MTU = (5, 12)
 TCX = (6, 6)
-PEER_IS_CHEAPER = (6, 6)  # on 6.1 bpf_redirect_peer() takes longer than bpf_redirect_neigh()
 
 
 def stable_version(release: str, version: str) -> tuple[int, int, int]:
@@ -33,8 +32,8 @@ def redirect_peer_safe(version: tuple[int, int, int]) -> bool:
 
 
 def choose_redirect(version: tuple[int, int, int]) -> str:
-    """What ``overlay_redirect: auto`` means: ``peer`` or ``neigh``, whichever costs less and is safe."""
-    return "peer" if redirect_peer_safe(version) and version[:2] >= PEER_IS_CHEAPER else "neigh"
+    """What ``overlay_redirect: auto`` means: ``peer`` costs less on every kernel (docs/performance.md), where it is safe."""
+    return "peer" if redirect_peer_safe(version) else "neigh"
 
 
 def capabilities(version: tuple[int, int, int]) -> dict[str, Any]:

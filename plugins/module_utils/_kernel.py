@@ -32,7 +32,7 @@ def redirect_peer_safe(version: tuple[int, int, int]) -> bool:
 
 
 def choose_redirect(version: tuple[int, int, int]) -> str:
-    """What ``overlay_redirect: auto`` means: ``peer`` costs less on every kernel (docs/performance.md), where it is safe."""
+    """What ``overlay_redirect: auto`` means. ``peer`` costs less on every kernel (docs/performance.md)."""
     return "peer" if redirect_peer_safe(version) else "neigh"
 
 

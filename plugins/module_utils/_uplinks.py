@@ -31,7 +31,7 @@ def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[
         return "its packets leave by the members of the VRF"
     if interface["master"] and interface["member_of"] != "vrf":
         return f"it is a port of {interface['master']}, which carries the packets"
-    # Of either direction: what TC ingress redirects skips the chains of the egress, too (nf_skip_egress in net/core/dev.c).
+    # Of either direction: what TC ingress redirects skips those of the egress too (nf_skip_egress in net/core/dev.c).
     missed = [one["chain"] for one in chains if fnmatchcase(name, one["interface"])]
     if missed:
         return f"packets of the fast path would miss the netdev chain {missed[0]}"

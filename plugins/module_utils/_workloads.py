@@ -61,7 +61,7 @@ def hindrances(interface: Facts, chains: Iterable[Facts]) -> dict[str, str]:
 
     - ``never_by_peer``: on its egress, which ``bpf_redirect_peer`` skips;
     - ``may_be_taken``: on its ingress, ahead of the overlay; what it takes never reaches the overlay;
-    - ``never_admitted``: a netdev chain. What TC ingress redirects meets none, neither there, where the chain comes later,
+    - ``never_admitted``: a netdev chain. What TC ingress redirects meets none, neither there, where it comes later,
       nor on the egress of the other interface (``nf_skip_egress`` in net/core/dev.c).
 
     ``interface``: as :func:`_inspect_hooks.read_interfaces` returns it; ``chains``: :func:`_links.netdev_chains`.

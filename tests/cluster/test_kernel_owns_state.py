@@ -86,7 +86,7 @@ def test_end_of_a_connection_is_what_conntrack_sees_without_the_overlay(
             time.sleep(0.3)
             ended = [one.get("state") for one in entries(node, port)]
             if way == "reset":
-                # A RST beyond the frozen window leaves the state, and the ten seconds of CLOSE (nf_conntrack_tcp_packet).
+                # Beyond the frozen window a RST leaves the state; ten seconds are left (nf_conntrack_tcp_packet).
                 ended = [int(str(one["timeout"])) <= 10 for one in entries(node, port)]
             sockets = [
                 place.host_run(["ss", "-Htan", f"( sport = :{port} or dport = :{port} )"]).split()[:1]

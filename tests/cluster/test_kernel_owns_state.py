@@ -84,7 +84,7 @@ def test_end_of_a_connection_is_what_conntrack_sees_without_the_overlay(
                 told = "reset"
             other.close()
             time.sleep(0.3)
-            ended = [one.get("state") for one in entries(node, port)]
+            ended: list[object] = [one.get("state") for one in entries(node, port)]
             if way == "reset":
                 # Beyond the frozen window a RST leaves the state; ten seconds are left (nf_conntrack_tcp_packet).
                 ended = [int(str(one["timeout"])) <= 10 for one in entries(node, port)]

@@ -11,7 +11,7 @@ import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
 from fleet.frames import caught
 from fleet.rules import attempts, forward, ruled
-from fleet.traffic import Conversations, connection, speak
+from fleet.traffic import Conversations, connection, converse, speak
 from lab.api import Endpoint, Workload
 
 pytest_plugins = ["fleet.deployed"]
@@ -161,8 +161,8 @@ def test_a_rule_against_established_packets_cuts_a_live_flow(cluster: Cluster, e
     place, interface = (server, "eth0") if end == 0 else (client, client.uplink)
     try:
         with cluster.datapaths[2].counted() as grown:
-            speak(sender, 0.5)
-        assert bypassed(grown) > 20
+            converse(ends, 0.6)
+        assert bypassed(grown) > 50
         with ruled(lab.nodes[2], forward(match)):
             speak(sender, 2)
             with caught(place, interface) as seen:

@@ -17,7 +17,7 @@ import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
 from fleet.frames import Seen, caught, packet_socket, parse
 from fleet.rules import forward, ruled
-from fleet.traffic import Conversations, connection, speak
+from fleet.traffic import Conversations, connection, converse, speak
 from lab.api import Endpoint, Node
 
 pytest_plugins = ["fleet.deployed"]
@@ -43,18 +43,6 @@ def connected(client: Endpoint, server: Endpoint, family: int) -> Iterator[list[
     finally:
         for end in ends:
             end.close()
-
-
-def converse(ends: list[socket.socket], seconds: float) -> None:
-    """Both speak, and each reads what the other said."""
-    until = time.monotonic() + seconds
-    for end in ends:
-        end.settimeout(2)
-    while time.monotonic() < until:
-        for speaker, listener in (ends, ends[::-1]):
-            speaker.send(b"x")
-            assert listener.recv(16)
-        time.sleep(0.005)
 
 
 def made_fast(cluster: Cluster, ends: list[socket.socket]) -> None:

@@ -153,6 +153,21 @@ def speak(sender: socket.socket, seconds: float) -> None:
         time.sleep(0.01)
 
 
+def converse(ends: list[socket.socket], seconds: float) -> None:
+    """Both send in turn, and each reads what the other said. Raises OSError.
+
+    The messages are longer than those of :func:`speak`: a size that was not seen before asks the kernel first.
+    """
+    until = time.monotonic() + seconds
+    for end in ends:
+        end.settimeout(2)
+    while time.monotonic() < until:
+        for speaker, listener in (ends, ends[::-1]):
+            speaker.send(bytes(200))
+            assert listener.recv(4096)
+        time.sleep(0.005)
+
+
 class _Conversation:
     def __init__(self, name: str, ends: list[socket.socket], idle: bool) -> None:
         self.name = name

@@ -131,15 +131,15 @@ def test_what_is_not_plain_tcp_over_plain_ip_is_never_redirected(cluster: Cluste
     lab = cluster.lab
     sender, receiver = lab.workload(2, 1), lab.nodes[1]
     ends = connection(receiver, sender, of(sender, family), TALK_PORT)
-    inward = (ends[0].getsockname()[1] if flags == ACK else 40000, TALK_PORT)
-    outward = inward[::-1] if flags == ACK else inward
-    plain, *odd = odd_packets(of(sender, family), of(receiver, family), *outward, flags)
+    inward: tuple[int, int] = (ends[0].getsockname()[1] if flags == ACK else 40000, TALK_PORT)
+    outward = (TALK_PORT, inward[0]) if flags == ACK else inward
+    plain, *odd = odd_packets(of(sender, family), of(receiver, family), *outward, flags=flags)
     made = [frames.ethernet(packet, frames.GATEWAY_MAC, sender.mac) for packet in odd]
     made.append(frames.ethernet(plain, frames.GATEWAY_MAC, sender.mac, vlan=7))
     # The same from outside.
     inwards = [
         frames.ethernet(packet, lab.nodes[2].plan.mac, receiver.plan.mac)
-        for packet in odd_packets(of(receiver, family), of(sender, family), *inward, flags)[1:]
+        for packet in odd_packets(of(receiver, family), of(sender, family), *inward, flags=flags)[1:]
     ]
     try:
         assert fast(cluster, ends) > 20

@@ -85,15 +85,17 @@ static __always_inline int watch(struct __sk_buff *skb, enum direction direction
 {
 	struct flow_key key;
 	struct packet packet = {.direction = direction, .key = &key};
-	__u32 zero = 0, *own = crossing.lookup(&zero);
-	struct control *active;
+	__u32 zero = 0, *own;
+	struct control *active = control.lookup(&zero);
 
+	if (!active || READ_ONCE(active->mode) == MODE_OFF)
+		return TC_ACT_UNSPEC;
+	own = crossing.lookup(&zero);
 	if (own && *own == skb->ifindex) { /* redirected by us a moment ago: proves nothing */
 		*own = 0;
 		return TC_ACT_UNSPEC;
 	}
-	active = control.lookup(&zero);
-	if (active && READ_ONCE(active->mode) != MODE_OFF && parse(skb, &packet, 0, 0))
+	if (parse(skb, &packet, 0, 0))
 		came_out(skb, &packet, active);
 	if (packet.event)
 		count(direction, packet.event, 0);

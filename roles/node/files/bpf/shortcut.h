@@ -46,6 +46,7 @@ static __always_inline void end(struct packet *packet)
 {
 	struct flow *flow = flows.lookup(packet->key);
 	__u8 side = packet->direction & 1;
+	struct trial_key key;
 
 	if (!flow || !belongs_to(flow, packet->key))
 		return changed(packet->key); /* evicted: processors may remember it */
@@ -54,6 +55,11 @@ static __always_inline void end(struct packet *packet)
 	} else {
 		flow->ended_at[side] = packet->sequence + data_length(packet) + 1;
 		flow->ended |= 1 << side;
+	}
+	if (flow->trial == TRIAL_running) { /* it proves nothing any more: others may try */
+		name_trial(flow, &key);
+		trials.delete(&key);
+		flow->trial = TRIAL_none;
 	}
 	suspend(packet, flow, 0);
 	packet->event = packet->flags & TCP_RST ? REASON_reset : REASON_finished;

@@ -75,7 +75,7 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 	if (trial && trial->state == TRIAL_broken && age < (__u64)OVERLAY_BROKEN * active->second)
 		return false;
 	if (!trial || trial->state != TRIAL_running || trial->tag != flow->tag) {
-		if (trial && trial->state == TRIAL_running && age < (TRIAL_PATIENCE + 1) * active->second)
+		if (trial && trial->state == TRIAL_running && age < active->second)
 			return false;
 		flow->tried = 0;
 		flow->trial = TRIAL_running;

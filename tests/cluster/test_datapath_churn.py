@@ -203,8 +203,9 @@ def test_a_workload_whose_programs_somebody_detached_is_on_the_kernels_path_with
         time.sleep(3)
         live.report().unharmed()
         for direction in ("ingress", "egress"):
+            detach(node, workload.host_interface, direction)
+            time.sleep(0.2)  # the kernel lets go of a link a moment after its pin
             with datapath.counted() as grown:
-                detach(node, workload.host_interface, direction)
                 slowest = max(answered_in(client, workload.ipv4, 0.5) for _ in range(10))
                 live.open(client, workload, TALK_PORT)
                 time.sleep(2)

@@ -59,7 +59,7 @@ def lab(ready_lab: Lab) -> Lab:
         ("overlay_lease=soon", ("overlay_lease: 'soon'", "it is no number")),
         (
             'overlay_services=[{"port": 80}]',
-            ("overlay_services. Reason: '[{\"port\":' is no list", "on the command line as -e"),
+            ("overlay_services. Reason: '[{\"port\":' is no list", "line as -e"),
         ),
         ("overlay_services=8080", ("overlay_services. Reason: 8080 is no list", "Give a list")),
         ("overlay_redirect=quick", ("overlay_redirect: 'quick'", "none of auto, peer")),

@@ -109,7 +109,10 @@ NO_STATS, STATS_AGAIN = shell(f"rm {STATS}; mkdir {STATS}"), shell(f"rmdir {STAT
 
 # On nodes without the overlay.
 FIRST = [
-    Trouble(BEGIN, "record the attempt", shell(f"touch {STATE}"), shell(f"rm {STATE}")),
+    Trouble(
+        BEGIN, "EROFS", shell(f"mkdir {STATE}; mount -t tmpfs -o ro tmpfs {STATE}"),
+        shell(f"umount {STATE}; rmdir {STATE}"),
+    ),
     Trouble(
         INSTALL, "linux-libc-dev",
         shell("dpkg --purge --force-depends linux-libc-dev; mv /etc/apt/sources.list /root/"),

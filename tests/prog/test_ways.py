@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from prog.kernel import UPLINK, WORKLOAD, Handling, Node
-from prog.packets import ACK, PSH, forwarded
+from prog.packets import ACK, FIN, PSH, forwarded
 from prog.passing_time import let_pass
 from prog.processors import CPUS, on
 from prog.rows import dropped
@@ -233,6 +233,32 @@ def test_rule_2_a_flow_that_ends_leaves_the_trial_to_another(node: Node, ends: E
     let_pass(node.overlay, 4)
     second.data(second.opener)
     expect_fast(second.data(second.opener))
+
+
+@every
+def test_rule_2_only_a_flow_that_tried_with_nothing_gives_the_trial_away_when_it_ends(node: Node, ends: Ends) -> None:
+    one = begins_to_try(node, ends)
+    second = begins_to_try(node, ends.but(port=ends.port + 1))
+    expect_fast(one.send(one.opener))
+    expect_kernel(second.send(second.opener), "unproven")
+    one.send(one.opener, ACK | FIN)
+    expect_fast(second.data(second.opener))  # perhaps lost
+    second.send(second.opener, ACK | FIN)
+    third = begins_to_try(node, ends.but(port=ends.port + 2))
+    expect_kernel(third.send(third.opener), "unproven")
+
+
+@every
+def test_rule_2_a_loss_is_told_though_another_flow_tries_by_now(node: Node, ends: Ends) -> None:
+    one = begins_to_try(node, ends)
+    at = one.next[one.opener]
+    expect_fast(one.data(one.opener, bytes(700)))  # lost
+    let_pass(node.overlay, 1.1)
+    second = begins_to_try(node, ends.but(port=ends.port + 1))
+    expect_fast(second.send(second.opener))
+    expect_kernel(one.data(one.opener, bytes(700), sequence=at), "heartbeat")
+    assert expect_kernel(one.data(one.opener), "unproven").events == {"way_broken": 1}
+    expect_kernel(second.send(second.opener), "unproven")
 
 
 def test_rule_8_both_families_meet_in_one_table(node: Node) -> None:

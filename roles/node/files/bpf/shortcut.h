@@ -25,6 +25,7 @@ static __always_inline bool renew(struct __sk_buff *skb, struct packet *packet, 
 		return true;
 	if (out != way->out || first != way->header[0] || second != way->header[1]) {
 		flow->trial = TRIAL_none;
+		flow->tried = 0;
 		packet->event = REASON_way_changed;
 	}
 	flow->seen = now;
@@ -47,6 +48,7 @@ static __always_inline void end(struct packet *packet)
 	struct flow *flow = flows.lookup(packet->key);
 	__u8 side = packet->direction & 1;
 	struct trial_key key;
+	struct trial *trial;
 
 	if (!flow || !belongs_to(flow, packet->key))
 		return changed(packet->key); /* evicted: processors may remember it */
@@ -56,9 +58,11 @@ static __always_inline void end(struct packet *packet)
 		flow->ended_at[side] = packet->sequence + data_length(packet) + 1;
 		flow->ended |= 1 << side;
 	}
-	if (flow->trial == TRIAL_running) { /* it proves nothing any more: others may try */
+	if (flow->trial == TRIAL_running && !(flow->tried & 3)) { /* it tried with nothing: another may */
 		name_trial(flow, &key);
-		trials.delete(&key);
+		trial = trials.lookup(&key);
+		if (trial && trial->tag == flow->tag)
+			trials.delete(&key);
 		flow->trial = TRIAL_none;
 	}
 	suspend(packet, flow, 0);

@@ -74,7 +74,8 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 	}
 	if (trial && trial->state == TRIAL_broken && age < (__u64)OVERLAY_BROKEN * active->second)
 		return false;
-	if (!trial || trial->state != TRIAL_running || trial->tag != flow->tag) {
+	/* Whoever lost something says so, also where another flow tries by now. */
+	if (!trial || trial->state != TRIAL_running || (trial->tag != flow->tag && !(flow->tried & 16))) {
 		if (trial && trial->state == TRIAL_running && age < active->second)
 			return false;
 		flow->tried = 0;
@@ -89,6 +90,7 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 		trial->state = TRIAL_broken;
 		trial->since = now;
 		flow->trial = TRIAL_none;
+		flow->tried = 0;
 		packet->event = REASON_way_broken;
 		return false;
 	}

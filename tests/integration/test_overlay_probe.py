@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._workload_namespace i
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_probe
 from ansible_collections.ebpf.overlay.plugins.modules.overlay_probe import Probe
 
-PINS = "/sys/fs/bpf/overlay-probe-test"
+PINS = f"{tempfile.gettempdir()}/overlay-probe-test"  # a bpffs of its own, not the machine's
 CLIENT_PORT = 8080  # the client has the service too, for a workload that connects
 TARGET: dict[str, Any] = {"address": topology.WORKLOAD_IPV4, "port": topology.PORT}
 FAR = {"address": "10.244.2.10", "port": CLIENT_PORT}
@@ -142,7 +143,9 @@ def network() -> Iterator[Place]:
         ip(f"-n {topology.NODE} route add {FAR['address']} via {topology.CLIENT_IPV4}")
         loaded = objects.overlay(OVERLAY_REDIRECT=2)
         programs = [loaded.programs[name] for name in ("from_uplink", "from_workload", "to_workload", "to_uplink")]
-        Path(PINS).mkdir()
+        subprocess.run(["umount", "-l", PINS], stderr=subprocess.DEVNULL, check=False)  # of a run that was killed
+        Path(PINS).mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "bpf", "bpf", PINS], check=True)
         try:
             for name in ("flows", "recent", "stats"):
                 bpf.obj_pin(loaded.maps[name], f"{PINS}/{name}")
@@ -152,8 +155,7 @@ def network() -> Iterator[Place]:
             with topology.attached(programs[0], programs[1], watchers=programs[2:]):
                 yield Place(loaded)
         finally:
-            for name in os.listdir(PINS):
-                os.unlink(f"{PINS}/{name}")
+            subprocess.run(["umount", PINS], check=True)
             os.rmdir(PINS)
 
 

@@ -345,7 +345,7 @@ def test_a_namespace_is_found_as_long_as_a_process_is_in_it() -> None:
 
 @pytest.mark.usefixtures("place")
 def test_maps_of_another_layout_are_not_read() -> None:
-    folder = Path(f"{PINS}-old")
+    folder = Path(f"{PINS}/old")
     folder.mkdir()
     try:
         for name, value_size in (("flows", 64), ("recent", 64), ("stats", 8)):

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _peers, _services, _source, _topology
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 
 def picture(
@@ -32,7 +31,7 @@ def picture(
     facts: dict[str, Any] = {}
     dialled, refused = {}, {}
     for name in names:
-        variables = _raw(hostvars, name)
+        variables = raw_variables(hostvars, name)
         facts[name] = _overlay(variables)
         address = str(variables.get("ansible_host", name))
         if name not in fresh:
@@ -43,7 +42,7 @@ def picture(
         with contextlib.suppress(ValueError):  # a name, or a template
             dialled[name] = str(ipaddress.ip_address(address))
     controller = _topology.Controller(tuple(identity().values()), dialled)
-    built = _told(
+    built = or_filter_error(
         lambda: _topology.build_picture(facts, fresh, now, float(max_age), controller),
     )
     built["missing"].update({name: why for name, why in refused.items() if why})
@@ -61,8 +60,8 @@ def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any,
 
     What stays in the kernel's path is a warning.
     """
-    facts = _overlay(_raw(hostvars, name))
-    plan = _told(lambda: _topology.plan_node(name, facts, json.loads(known), services, peers))
+    facts = _overlay(raw_variables(hostvars, name))
+    plan = or_filter_error(lambda: _topology.plan_node(name, facts, json.loads(known), services, peers))
     for note in plan["notes"]:
         Display().warning(f"{name}: {note}.")
     return json.dumps(plan)
@@ -83,7 +82,7 @@ def generation_calls(
     ``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal.
     """
     plan = json.loads(planned)
-    bundle = _told(lambda: _source.pack(_source.read_bundle(source)))
+    bundle = or_filter_error(lambda: _source.pack(_source.read_bundle(source)))
 
     def fill(name: str) -> dict[str, Any]:
         arguments = {"map": f"{pins}/{name}", "entries": plan["maps"][name], "purge": True}
@@ -147,7 +146,7 @@ def _probed(workloads: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _ports(services: Any) -> list[int]:
-    ranges = _told(lambda: _services.parse_services(services))
+    ranges = or_filter_error(lambda: _services.parse_services(services))
     return [port for _protocol, first, last in ranges for port in range(first, min(last, first + 2) + 1)]
 
 
@@ -179,13 +178,13 @@ def verdicts(names: Iterable[str], hostvars: Mapping[str, Any], outcomes: Sequen
     return [
         name
         for name in names
-        if name in silent or (_raw(hostvars, name).get("node_verdict") or {}).get("outcome") in outcomes
+        if name in silent or (raw_variables(hostvars, name).get("node_verdict") or {}).get("outcome") in outcomes
     ]
 
 
 def _silent_probers(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, str]:
     """Nodes, in this run or not, that did not answer when they should probe another one: name -> what is told of it."""
-    found = [entry for name in names for entry in _raw(hostvars, name).get("node_silent_probers") or ()]
+    found = [entry for name in names for entry in raw_variables(hostvars, name).get("node_silent_probers") or ()]
     return {
         entry["name"]: f"DID NOT ANSWER when it was to probe {entry['probed']}: {entry['reason']}"
         for entry in reversed(found)
@@ -197,7 +196,7 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
     names, lines = list(names), []
     silent = _silent_probers(names, hostvars)
     for name in names:
-        verdict = _raw(hostvars, name).get("node_verdict") or {}
+        verdict = raw_variables(hostvars, name).get("node_verdict") or {}
         would = hostvars[name].get("ansible_check_mode", False)
         told = {
             "": "not reached by the roll-out, nothing changed",
@@ -214,23 +213,8 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
     return lines + [f"{name}: {told}" for name, told in silent.items()]
 
 
-def _raw(hostvars: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Variables as they are: what a module returned is no template, and looking for one in all of it takes its time."""
-    if name not in hostvars:
-        return {}
-    raw: Mapping[str, Any] = getattr(hostvars, "raw_get", hostvars.__getitem__)(name)
-    return raw
-
-
 def _overlay(variables: Mapping[str, Any]) -> Any:
     return variables.get("ansible_facts", {}).get("overlay")
-
-
-def _told(function: Callable[[], Any]) -> Any:
-    try:
-        return function()
-    except OverlayError as error:
-        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:

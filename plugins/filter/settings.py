@@ -18,6 +18,7 @@ from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _settings
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 SPECIFICATION = Path(__file__).resolve().parents[2] / "roles/node/meta/argument_specs.yml"
 # At once, after 1 and after 3 seconds.
@@ -33,7 +34,7 @@ def _options() -> dict[str, Any]:
 
 def setting(value: Any, name: str) -> Any:
     """The value of a variable of the user's, as its specification wants it."""
-    return _told(lambda: _settings.convert(name, value, _options()[name]))
+    return or_filter_error(lambda: _settings.convert(name, value, _options()[name]))
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
             probe_file(found["overlay_probe_tasks"])
         return found
 
-    found: dict[str, Any] = _told(checked)
+    found: dict[str, Any] = or_filter_error(checked)
     return found
 
 
@@ -61,7 +62,7 @@ def probe_file(path: str) -> str:
             _check_tasks(absolute)
         return absolute
 
-    absolute: str = _told(found)
+    absolute: str = or_filter_error(found)
     return absolute
 
 
@@ -87,9 +88,9 @@ def _check_tasks(path: str) -> None:
 def roll_out_batches(names: Iterable[str], hostvars: Mapping[str, Any], forks: int) -> list[int]:
     """The nodes of the roll-out, in the order in which it takes them -> the sizes of its batches."""
     names = list(names)
-    found = {name: _raw(hostvars, name).get("node_settings") for name in names}
+    found = {name: raw_variables(hostvars, name).get("node_settings") for name in names}
     known = {name: values for name, values in found.items() if values is not None}
-    facts = [_raw(hostvars, name).get("ansible_facts", {}).get("overlay", {}) for name in known]
+    facts = [raw_variables(hostvars, name).get("ansible_facts", {}).get("overlay", {}) for name in known]
     gathered = [node["gathering"] for node in facts if node.get("gathering")]
 
     def planned() -> list[int]:
@@ -107,7 +108,7 @@ def roll_out_batches(names: Iterable[str], hostvars: Mapping[str, Any], forks: i
         )
         return _batches.plan_batches(_settings.agreed(batches, "overlay_batches"), len(names), pace)
 
-    sizes: list[int] = _told(planned)
+    sizes: list[int] = or_filter_error(planned)
     return sizes
 
 
@@ -126,7 +127,7 @@ def batches(hostvars: Mapping[str, Any], names: Iterable[str], dry_run: bool) ->
                 f"Nothing was changed. Leave {name} out; nodes that are done are not touched again.",
             )
             raise AnsibleFilterError(str(error))
-    planned = next((sizes for name in names if (sizes := _raw(hostvars, name).get("node_batches"))), None)
+    planned = next((sizes for name in names if (sizes := raw_variables(hostvars, name).get("node_batches"))), None)
     return ["100%"] if dry_run or not planned else list(planned)  # none are planned where plays are only listed
 
 
@@ -149,20 +150,6 @@ def ssh_arguments(name: str, hostvars: Mapping[str, Any], ours: Any = None) -> s
     if own is None:
         own = constants.config.get_config_value("ssh_extra_args", plugin_type="connection", plugin_name="ssh")
     return f"{own or ''} {SERVER_ALIVE if ours is None else ours}".strip()
-
-
-def _raw(hostvars: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if name not in hostvars:
-        return {}
-    raw: Mapping[str, Any] = getattr(hostvars, "raw_get", hostvars.__getitem__)(name)
-    return raw
-
-
-def _told(function: Callable[[], Any]) -> Any:
-    try:
-        return function()
-    except OverlayError as error:
-        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:

@@ -11,6 +11,7 @@ import time
 import pytest
 from fleet import frames
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full
+from fleet.ends import of
 from fleet.traffic import Conversations, connection
 from prog import packets
 from prog.packets import ACK, FIN, PSH, RST, SYN
@@ -22,10 +23,6 @@ FORGED = full(10_000, 500)
 # More than `pending` holds.
 FLOOD = full(500_000, 30_000)
 FLAGS = (SYN, SYN | ACK, ACK, ACK | PSH, ACK | FIN, RST)
-
-
-def of(endpoint: object, family: int) -> str:
-    return str(getattr(endpoint, f"ipv{family}"))
 
 
 @BOTH

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full
+from fleet.ends import connected, of
 from fleet.frames import caught
-from fleet.traffic import connection
 from lab.api import Endpoint, Node
 
 pytest_plugins = ["fleet.deployed"]
@@ -26,21 +26,6 @@ MEGABYTES = full(100, 20)
 # Reasons by which packets of a known connection, or of one that begins, take the kernel's path.
 KERNEL = ("handshake", "heartbeat", "waiting", "ending", "unproven")
 PACKETS = full(1_000_000, 20_000)
-
-
-def of(endpoint: Endpoint, family: int) -> str:
-    return endpoint.ipv4 if family == 4 else endpoint.ipv6
-
-
-@contextlib.contextmanager
-def connected(client: Endpoint, server: Endpoint, family: int) -> Iterator[list[socket.socket]]:
-    """Client's and server's end."""
-    ends = connection(client, server, of(server, family), TALK_PORT)
-    try:
-        yield ends
-    finally:
-        for end in ends:
-            end.close()
 
 
 def say(speaker: socket.socket, listener: socket.socket, times: int = 1) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full
+from fleet.ends import of
 from fleet.traffic import Conversations
 from lab.api import Endpoint, Lab, Node
 
@@ -16,10 +17,6 @@ pytest_plugins = ["fleet.deployed"]
 
 REQUESTS = full(500, 40)
 BOTH = pytest.mark.parametrize("family", [4, 6])
-
-
-def of(endpoint: Endpoint, family: int) -> str:
-    return endpoint.ipv4 if family == 4 else endpoint.ipv6
 
 
 def all_succeed(clients: list[Endpoint], address: str, port: int, workload: str | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
+from fleet.ends import of
 from fleet.frames import caught
 from fleet.rules import attempts, forward, ruled
 from fleet.traffic import Conversations, connection, converse, speak
@@ -19,10 +20,6 @@ pytest_plugins = ["fleet.deployed"]
 BOTH = pytest.mark.parametrize("family", [4, 6])
 CONNECTIONS = full(1_000, 100)
 ESTABLISHED = "ct state established,related accept"
-
-
-def of(endpoint: Endpoint, family: int) -> str:
-    return endpoint.ipv4 if family == 4 else endpoint.ipv6
 
 
 def by_source(client: Workload, _server: Workload) -> str:

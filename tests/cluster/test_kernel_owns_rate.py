@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed
 from fleet.deployed import roll_out
+from fleet.ends import transfer
 from fleet.traffic import connection, converse
 from lab.api import Node
 
@@ -29,21 +27,6 @@ def limited(node: Node, interface: str) -> Iterator[None]:
         yield
     finally:
         node.host_run(["tc", "qdisc", "delete", "dev", interface, "root"])
-
-
-def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> float:
-    """Seconds. Raises TimeoutError when it stands still."""
-    sender.settimeout(20)
-    receiver.settimeout(20)
-    thread = threading.Thread(target=sender.sendall, args=(bytes(size),))
-    began = time.monotonic()
-    thread.start()
-    while size:
-        received = len(receiver.recv(1 << 18))
-        assert received
-        size -= received
-    thread.join()
-    return time.monotonic() - began
 
 
 def rate_towards_workload_kept(cluster: Cluster, family: int) -> None:

@@ -9,16 +9,13 @@ import time
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
+from fleet.ends import of
 from fleet.traffic import Conversations, connection
-from lab.api import Endpoint, Node
+from lab.api import Node
 
 pytest_plugins = ["fleet.deployed"]
 
 BOTH = pytest.mark.parametrize("family", [4, 6])
-
-
-def of(endpoint: Endpoint, family: int) -> str:
-    return endpoint.ipv4 if family == 4 else endpoint.ipv6
 
 
 def entries(node: Node, port: int) -> list[dict[str, str | list[str]]]:

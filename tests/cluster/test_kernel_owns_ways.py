@@ -9,15 +9,15 @@ import re
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
+from fleet.ends import connected, of, transfer
 from fleet.frames import Seen, caught, packet_socket, parse
 from fleet.rules import forward, ruled
-from fleet.traffic import Conversations, connection, converse, speak
+from fleet.traffic import Conversations, converse, speak
 from lab.api import Endpoint, Node
 
 pytest_plugins = ["fleet.deployed"]
@@ -28,21 +28,6 @@ PATH_MTU = 60
 SO_ATTACH_FILTER = 26
 MARK = 0x2A
 LINK = "ens47f2"
-
-
-def of(endpoint: Endpoint, family: int) -> str:
-    return endpoint.ipv4 if family == 4 else endpoint.ipv6
-
-
-@contextlib.contextmanager
-def connected(client: Endpoint, server: Endpoint, family: int) -> Iterator[list[socket.socket]]:
-    """Client's and server's end, on the fast path as soon as both speak."""
-    ends = connection(client, server, of(server, family), TALK_PORT)
-    try:
-        yield ends
-    finally:
-        for end in ends:
-            end.close()
 
 
 def made_fast(cluster: Cluster, ends: list[socket.socket]) -> None:
@@ -193,21 +178,6 @@ def routed(node: Node, family: int, far: Node, *way: str) -> Iterator[None]:
         node.host_run([*change, *direct])
         for endpoint in node.workloads.values():
             endpoint.host_run(["ip", f"-{family}", "route", "flush", "cache"])
-
-
-def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> float:
-    """Seconds. Raises TimeoutError when it stands still."""
-    sender.settimeout(10)
-    receiver.settimeout(10)
-    thread = threading.Thread(target=sender.sendall, args=(bytes(size),))
-    began = time.monotonic()
-    thread.start()
-    while size:
-        received = len(receiver.recv(1 << 18))
-        assert received
-        size -= received
-    thread.join()
-    return time.monotonic() - began
 
 
 def path_mtu(end: socket.socket) -> int:

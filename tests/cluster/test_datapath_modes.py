@@ -124,7 +124,7 @@ def test_changing_the_mode_again_and_again_harms_no_connection(cluster: Cluster,
             for number in range(full(100, 12)):
                 for mode in cycle:
                     cluster.mode(mode)
-                    time.sleep(0.05)
+                    time.sleep(0.15)
                 if number % 4 == 3:
                     open_some(live, cluster, full(20, 4))
                 if number == 5:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from fleet import play
 from fleet.datapath import TALK_PORT, Cluster, bypassed, detach
+from fleet.deployed import roll_out
 from fleet.frames import caught
 from fleet.traffic import Conversations, Report
 from lab.api import Workload
@@ -57,6 +58,14 @@ def build(cluster: Cluster, way: str) -> None:
     )
     assert attached.outcome == "ok", attached.result
     cluster.fresh()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored(deployed: Cluster) -> Iterator[None]:
+    """The lab is shared: those who come next find what was rolled out."""
+    yield
+    roll_out()
+    deployed.fresh()
 
 
 @pytest.fixture

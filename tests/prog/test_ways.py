@@ -256,8 +256,21 @@ def test_rule_2_a_loss_is_told_though_another_flow_tries_by_now(node: Node, ends
     let_pass(node.overlay, 1.1)
     second = begins_to_try(node, ends.but(port=ends.port + 1))
     expect_fast(second.send(second.opener))
-    expect_kernel(one.data(one.opener, bytes(700), sequence=at), "heartbeat")
-    assert expect_kernel(one.data(one.opener), "unproven").events == {"way_broken": 1}
+    trip = expect_kernel(one.data(one.opener, bytes(700), sequence=at), "heartbeat")
+    assert trip.events == {"way_broken": 1, "renewed": 1}
+    expect_kernel(second.send(second.opener), "unproven")
+
+
+@every
+def test_rule_2_a_flow_that_lost_data_and_ended_tells_it_too(node: Node, ends: Ends) -> None:
+    """Its end is sent with the data that was lost, so the kernel's way, and so is what comes of it after that."""
+    one = begins_to_try(node, ends)
+    at = one.next[one.opener]
+    expect_fast(one.data(one.opener, bytes(700)))  # lost
+    one.send(one.opener, ACK | FIN)
+    let_pass(node.overlay, 0.3)
+    assert expect_kernel(one.data(one.opener, bytes(700), sequence=at), "heartbeat").events["way_broken"] == 1
+    second = begins_to_try(node, ends.but(port=ends.port + 1))
     expect_kernel(second.send(second.opener), "unproven")
 
 

@@ -16,6 +16,8 @@ static __always_inline bool renew(struct __sk_buff *skb, struct packet *packet, 
 	way = &flow->ways[side];
 	if (!is_awaited(skb, packet, way))
 		return false;
+	if (flow->trial == TRIAL_running && flow->tried & 16)
+		tell_loss(packet, flow, now);
 	if (side == FROM_UPLINK && flow->ways[FROM_WORKLOAD].in != skb->ifindex)
 		return true;
 	out = way->out;

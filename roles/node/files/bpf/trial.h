@@ -57,6 +57,27 @@ static __always_inline void note_data(const struct packet *packet, struct flow *
 	}
 }
 
+static __always_inline void fail(struct packet *packet, struct flow *flow, struct trial *trial, __u64 now)
+{
+	trial->state = TRIAL_broken;
+	trial->since = now;
+	flow->trial = TRIAL_none;
+	flow->tried = 0;
+	packet->event = REASON_way_broken;
+}
+
+/* Whoever lost data says so, also where another flow tries by now, and when he has ended. */
+static __always_inline void tell_loss(struct packet *packet, struct flow *flow, __u64 now)
+{
+	struct trial_key key;
+	struct trial *trial;
+
+	name_trial(flow, &key);
+	trial = trials.lookup(&key);
+	if (trial && trial->state == TRIAL_running)
+		fail(packet, flow, trial, now);
+}
+
 /* Whether this packet may go the short way: it is proven, or this flow is the one that tries. */
 static __always_inline bool may_try(struct packet *packet, struct flow *flow, const struct control *active, __u64 now)
 {
@@ -74,7 +95,6 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 	}
 	if (trial && trial->state == TRIAL_broken && age < (__u64)OVERLAY_BROKEN * active->second)
 		return false;
-	/* Whoever lost something says so, also where another flow tries by now. */
 	if (!trial || trial->state != TRIAL_running || (trial->tag != flow->tag && !(flow->tried & 16))) {
 		if (trial && trial->state == TRIAL_running && age < active->second)
 			return false;
@@ -87,11 +107,7 @@ static __always_inline bool may_try(struct packet *packet, struct flow *flow, co
 	if (!trial)
 		return true;
 	if (flow->tried & 16) {
-		trial->state = TRIAL_broken;
-		trial->since = now;
-		flow->trial = TRIAL_none;
-		flow->tried = 0;
-		packet->event = REASON_way_broken;
+		fail(packet, flow, trial, now);
 		return false;
 	}
 	if ((flow->tried & 12) == 12 || ((flow->tried & 12) && age >= TRIAL_PATIENCE * active->second)) {

@@ -135,7 +135,7 @@ lint-links:
 lint-python: setup
 	ruff check . $(SCRIPTS)
 	ruff format --check . $(SCRIPTS)
-	mypy $(COLLECTION)/plugins $(shell find tests -name '*.py' -not -path 'tests/lab/run/*' -not -path 'tests/output/*')
+	mypy $(COLLECTION)/plugins $(shell find tests -name '*.py' -not -path 'tests/lab/run*' -not -path 'tests/output/*')
 
 .PHONY: lint-ansible
 lint-ansible: setup
@@ -171,5 +171,5 @@ docs: setup ## what the modules, filters, the callback and the role document, as
 .PHONY: clean
 clean: ## remove everything that can be made again, .venv too
 	@[ ! -e tests/lab/run ] || tests/lab/lab down
-	rm -rf build .ansible .cache .hypothesis .venv tests/lab/run tests/output
+	rm -rf build .ansible .cache .hypothesis .venv tests/lab/run* tests/output
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.paths import CONNECTIONS
+from lab.paths import CONNECTIONS, INVENTORY
 
 from .objects import ROOT, BenchError
 
 LAB = ROOT / "tests/lab/lab"
-INVENTORY = ROOT / "tests/lab/run/inventory.yml"
 PLAYS = Path(__file__).parent / "simulated"
 ALL_AT_ONCE = {"overlay_batches": ["100%"]}
 

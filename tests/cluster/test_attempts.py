@@ -16,6 +16,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE, Datapath
 from fleet.generation import history, pending
 from lab.api import Lab, Node, wait_until
+from lab.paths import PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -33,7 +34,7 @@ class Story:
         return self.lab.nodes[1]
 
     def call(self, state: str, *options: str, **arguments: Any) -> play.Result:
-        return play.module("ovl-n1", MODULE, {"state": state, **arguments}, *options)
+        return play.module(f"{PREFIX}n1", MODULE, {"state": state, **arguments}, *options)
 
     def begin(self, name: str, **arguments: Any) -> dict[str, Any]:
         """An attempt that makes no difference to the node but its digest."""
@@ -44,11 +45,11 @@ class Story:
         return dict(told.result)
 
     def mode(self, mode: str, **arguments: Any) -> None:
-        told = play.module("ovl-n1", "ebpf.overlay.overlay_mode", {"mode": mode, **arguments})
+        told = play.module(f"{PREFIX}n1", "ebpf.overlay.overlay_mode", {"mode": mode, **arguments})
         assert told.outcome == "ok", told
 
     def info(self) -> dict[str, Any]:
-        told = play.module("ovl-n1", "ebpf.overlay.overlay_generation_info", {"compare": False})
+        told = play.module(f"{PREFIX}n1", "ebpf.overlay.overlay_generation_info", {"compare": False})
         assert told.outcome == "ok", told
         return dict(told.result)
 

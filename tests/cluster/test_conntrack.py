@@ -16,6 +16,7 @@ import pytest
 from fleet import play, state
 from fleet.datapath import AT_ONCE
 from lab.api import Lab, Node
+from lab.paths import PREFIX
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import DEFAULTS, FILE, LIBERAL, NAMES
 
@@ -66,8 +67,8 @@ def test_who_forbids_it_is_refused_with_the_sysctl_and_the_nodes(story: Story, o
     set_liberal(story.lab.nodes[1], 1)
     # As text: a boolean in an inventory is easy.
     told = refused(story, *options, "-e", "overlay_conntrack_liberal=false")
-    assert f"ovl-n2: {LIBERAL} is not 1" in told
-    assert f"ovl-n1: {LIBERAL}" not in told
+    assert f"{PREFIX}n2: {LIBERAL} is not 1" in told
+    assert f"{PREFIX}n1: {LIBERAL}" not in told
 
 
 def test_who_forbids_it_and_has_it_already_keeps_what_is_there(story: Story) -> None:
@@ -112,8 +113,8 @@ def test_what_others_reset_is_drift_and_put_right_by_the_next_run(story: Story) 
     predicted = play.playbook(SITE, "--check", variables=AT_ONCE).succeeded()
     applied = play.playbook(SITE, variables=AT_ONCE).succeeded()
     assert applied.changes == predicted.changes
-    assert ("ovl-n1", "Make conntrack liberal") in applied.changes
-    assert {host for host, _task in applied.changes} == {"ovl-n1"}
+    assert (f"{PREFIX}n1", "Make conntrack liberal") in applied.changes
+    assert {host for host, _task in applied.changes} == {f"{PREFIX}n1"}
     assert (sysctls(node)[LIBERAL], node.run(["cat", FILE]).stdout.count(LIBERAL)) == (1, 1)
 
 
@@ -134,7 +135,7 @@ def test_roll_out_that_fails_restores_it(story: Story, tmp_path: Path) -> None:
     probe.write_text(json.dumps([{"name": "Find it wanting", "ansible.builtin.fail": {"msg": "no"}}]))
     done = play.playbook(SITE, variables={**AT_ONCE, "overlay_probe_tasks": str(probe)})
     assert done.code != 0
-    assert ("ovl-n1", "Make conntrack liberal") in done.changes
+    assert (f"{PREFIX}n1", "Make conntrack liberal") in done.changes
     for node in story.lab.nodes.values():
         assert sysctls(node) == strict()
         assert FILE not in "".join(state.observe(node).files)

@@ -13,6 +13,7 @@ from fleet.datapath import TALK_PORT, Cluster, bypassed, detach, full
 from fleet.deployed import roll_out
 from fleet.traffic import Conversations
 from lab.api import Endpoint
+from lab.paths import PREFIX
 
 pytest_plugins = ["fleet.deployed"]
 
@@ -217,7 +218,7 @@ def test_the_module_does_it_all_over_ssh(cluster: Cluster) -> None:
     datapath = cluster.datapaths[2]
 
     def module(mode: str, *options: str, **arguments: object) -> play.Result:
-        return play.module("ovl-n2", "ebpf.overlay.overlay_mode", {"mode": mode, **arguments}, *options)
+        return play.module(f"{PREFIX}n2", "ebpf.overlay.overlay_mode", {"mode": mode, **arguments}, *options)
 
     before = datapath.control
     predicted = module("off", "--check", "--diff")

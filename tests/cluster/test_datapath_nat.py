@@ -12,6 +12,7 @@ from fleet.datapath import TALK_PORT, Cluster, bypassed, full
 from fleet.ends import of
 from fleet.traffic import Conversations
 from lab.api import Endpoint, Lab, Node
+from lab.paths import PREFIX
 
 pytest_plugins = ["fleet.deployed"]
 
@@ -42,7 +43,7 @@ def test_node_port(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
     clients = [lab.nodes[1], lab.workload(1, 1), lab.fabric, lab.workload(2, 2)]
     with cluster.nothing_invalid(), never_admitted(cluster):
-        all_succeed(clients, of(lab.nodes[2], family), 30080, "ovl-n2-w1")
+        all_succeed(clients, of(lab.nodes[2], family), 30080, f"{PREFIX}n2-w1")
 
 
 @pytest.fixture
@@ -81,7 +82,9 @@ def test_node_port_of_a_workload_on_another_node(
     port = far_port(lab.nodes[1], lab.workload(2, 1))
     try:
         with cluster.nothing_invalid(), never_admitted(cluster, 1):
-            all_succeed([lab.fabric, lab.nodes[2], lab.workload(2, 2)], of(lab.nodes[1], family), port, "ovl-n2-w1")
+            all_succeed(
+                [lab.fabric, lab.nodes[2], lab.workload(2, 2)], of(lab.nodes[1], family), port, f"{PREFIX}n2-w1"
+            )
     finally:
         lab.nodes[1].host_run(["nft", "delete", "table", "inet", "far"])
 
@@ -91,14 +94,14 @@ def test_cluster_address(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
     address = "10.96.0.1" if family == 4 else "fd00:10:96::1"
     with cluster.nothing_invalid(), never_admitted(cluster, 1):
-        all_succeed([lab.workload(1, 1), lab.workload(1, 2), lab.nodes[1]], address, 8080, "ovl-n2-w1")
+        all_succeed([lab.workload(1, 1), lab.workload(1, 2), lab.nodes[1]], address, 8080, f"{PREFIX}n2-w1")
 
 
 @BOTH
 def test_workloads_of_the_same_node(cluster: Cluster, family: int) -> None:
     lab = cluster.lab
     with cluster.datapaths[2].counted() as grown, cluster.nothing_invalid():
-        all_succeed([lab.workload(2, 2), lab.nodes[2]], of(lab.workload(2, 1), family), 8080, "ovl-n2-w1")
+        all_succeed([lab.workload(2, 2), lab.nodes[2]], of(lab.workload(2, 1), family), 8080, f"{PREFIX}n2-w1")
     assert bypassed(grown) == 0
     assert "workload.syn_in" not in grown
     assert grown["workload.same_node"] == REQUESTS / 2  # the node's own are no workload's
@@ -144,7 +147,7 @@ def wait_for_server(lab: Lab, address: str) -> None:
 
 def test_a_client_outside_the_listed_peers_takes_the_kernels_path(cluster: Cluster) -> None:
     with cluster.datapaths[2].counted() as grown:
-        all_succeed([cluster.lab.fabric], cluster.lab.workload(2, 1).ipv4, 8080, "ovl-n2-w1")
+        all_succeed([cluster.lab.fabric], cluster.lab.workload(2, 1).ipv4, 8080, f"{PREFIX}n2-w1")
     assert bypassed(grown) == 0
     assert grown["uplink.not_peer"] == REQUESTS
     assert "uplink.syn_in" not in grown
@@ -174,7 +177,7 @@ def test_one_node_with_the_overlay_and_one_without(cluster: Cluster) -> None:
         for server, client in ((2, 1), (1, 2)):
             for family in (4, 6):
                 address = of(lab.workload(server, 1), family)
-                all_succeed([lab.workload(client, 1), lab.nodes[client]], address, 8080, f"ovl-n{server}-w1")
+                all_succeed([lab.workload(client, 1), lab.nodes[client]], address, 8080, f"{PREFIX}n{server}-w1")
     # Into its workload all of them, out of it every second one: the node's own connections pass no interface of ours.
     assert grown["uplink.admitted"] == 2 * REQUESTS
     assert grown["workload.admitted"] == REQUESTS

@@ -15,6 +15,7 @@ from fleet.deployed import roll_out
 from fleet.frames import caught
 from fleet.traffic import Conversations, Report
 from lab.api import Workload
+from lab.paths import PREFIX
 
 pytest_plugins = ["fleet.deployed"]
 
@@ -38,13 +39,13 @@ def build(cluster: Cluster, way: str) -> None:
     """Load the datapath of ovl-n2 with another way to redirect, in place of the one that is attached."""
     source = str(play.ROOT / "roles/node/files/bpf/overlay.c")
     built = play.module(
-        "ovl-n2",
+        f"{PREFIX}n2",
         "ebpf.overlay.bpf_object",
         {"src": source, "pin_dir": PINS, "programs": PROGRAMS, "defines": {"OVERLAY_REDIRECT": WAYS[way]}},
     )
     assert built.outcome == "ok", built.result
     attached = play.module(
-        "ovl-n2",
+        f"{PREFIX}n2",
         "ebpf.overlay.tc_bpf_attach",
         {
             "attachments": [

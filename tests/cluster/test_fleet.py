@@ -13,6 +13,7 @@ from fleet import play, state
 from fleet.datapath import AT_ONCE, full
 from fleet.generation import STATE, dump, history, recorded, settled, takes_the_overlay
 from lab.api import Lab
+from lab.paths import PREFIX
 
 SITE = "site.yml"
 
@@ -33,7 +34,7 @@ def test_canary_that_fails_its_probe_goes_back_and_no_other_node_changes(lab: La
     probe = probe_file(tmp_path, "- name: Fail\n  ansible.builtin.assert: {that: false}\n")
     done = play.playbook(SITE, variables=probe)
     assert done.code != 0
-    assert {host for host, _task in done.changes} == {"ovl-n1"}
+    assert {host for host, _task in done.changes} == {f"{PREFIX}n1"}
     settled(lab, 10)  # whoever watches an attempt sees within a second that it is over
     for node in lab.nodes.values():
         after = state.observe(node)
@@ -41,8 +42,8 @@ def test_canary_that_fails_its_probe_goes_back_and_no_other_node_changes(lab: La
         assert (after.qdiscs, after.filters, after.pins) == (former.qdiscs, former.filters, former.pins)
         assert history(node)["number"] == 0
         assert [line for line in after.files if "ebpf-overlay" in line] == []
-    assert "ovl-n1: FAILED at 'Fail'" in done.output
-    assert "ovl-n2: not reached by the roll-out" in done.output
+    assert f"{PREFIX}n1: FAILED at 'Fail'" in done.output
+    assert f"{PREFIX}n2: not reached by the roll-out" in done.output
 
 
 def numbers(lab: Lab) -> set[int]:
@@ -51,12 +52,14 @@ def numbers(lab: Lab) -> set[int]:
 
 
 def test_failure_in_a_later_batch_takes_the_canary_back_too(lab: Lab, tmp_path: Path) -> None:
-    probe = probe_file(tmp_path, "- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname != 'ovl-n2'}\n")
+    probe = probe_file(
+        tmp_path, f"- name: Fail\n  ansible.builtin.assert: {{that: inventory_hostname != '{PREFIX}n2'}}\n"
+    )
     done = play.playbook(SITE, variables=probe)
     assert done.code != 0
     assert {host for host, _task in done.changes} == {node.name for node in list(lab.nodes.values())[: full(6, 2)]}
     assert numbers(lab) == {0}
-    assert "ovl-n1: was rolled out, and taken back" in done.output
+    assert f"{PREFIX}n1: was rolled out, and taken back" in done.output
 
 
 def test_nothing_to_probe_fails_where_a_probe_is_required(lab: Lab) -> None:
@@ -64,7 +67,7 @@ def test_nothing_to_probe_fails_where_a_probe_is_required(lab: Lab) -> None:
     done = play.playbook(SITE, variables=nobody_listens)
     told = " ".join(done.output.split()).replace("''", "'")
     assert done.code != 0
-    assert "ovl-n1: FAILED at 'Say what was probed'" in told
+    assert f"{PREFIX}n1: FAILED at 'Say what was probed'" in told
     assert "Nothing was probed: 10.244.1.11:9" in told
     assert "refused the connection, and overlay_probe_required is set" in told
     assert numbers(lab) == {0}
@@ -74,11 +77,11 @@ def test_source_that_does_not_compile_leaves_the_former_generation(lab: Lab, tmp
     predicted = play.playbook(SITE, "--check", "--diff").succeeded()
     assert play.playbook(SITE, variables=AT_ONCE).succeeded().changes == predicted.changes
     before = {node.name: dump(node) for node in lab.nodes.values()}
-    assert before["ovl-n1"]["history"]["number"] == 1
+    assert before[f"{PREFIX}n1"]["history"]["number"] == 1
     (tmp_path / "overlay.c").write_text("int from_uplink(void *ctx) { return nothing; }\n", encoding="utf-8")
     done = play.playbook(SITE, variables={"node_source": str(tmp_path / "overlay.c")})
     assert done.code != 0
-    assert "ovl-n1: FAILED at 'Build and load the datapath'" in done.output
+    assert f"{PREFIX}n1: FAILED at 'Build and load the datapath'" in done.output
     assert {node.name: recorded(dump(node)) for node in lab.nodes.values()} == {
         name: recorded(seen) for name, seen in before.items()
     }

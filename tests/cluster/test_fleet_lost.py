@@ -23,6 +23,7 @@ from fleet.cut import cut_at, mend
 from fleet.datapath import AT_ONCE, SOAK, Datapath, full
 from fleet.generation import dump, history, pending, recorded, settled, takes_the_overlay
 from lab.api import Lab, Node, wait_until
+from lab.paths import INVENTORY, PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -107,10 +108,10 @@ def test_canary_that_is_cut_off_while_its_lease_runs_saves_itself(lab: Lab) -> N
         wait_until(lambda: not pending(node), GRACE, "the node is back")
         assert observed(lab) == before
     assert done.code != 0
-    assert "ovl-n1: FAILED" in done.output
+    assert f"{PREFIX}n1: FAILED" in done.output
     assert "The connection was lost at the step 'read the counters'" in " ".join(done.output.split())
     assert "goes back by itself" in " ".join(done.output.split())
-    assert {result.host for result in done.results if result.changed} == {"ovl-n1"}
+    assert {result.host for result in done.results if result.changed} == {f"{PREFIX}n1"}
 
 
 # In the quick run, the step at which most is under way.
@@ -121,15 +122,15 @@ def test_node_of_a_later_batch_that_is_cut_off_goes_back_and_so_do_all_others(la
     node = lab.nodes[2]
     with cut_at(node, step, batch=2) as begun, LeaseSeen(node, lab.nodes[1]) as seen:
         done = play.playbook(SITE, variables=TIMES, begun=begun)
-        reachable = {name: state for name, state in observed(lab).items() if name != "ovl-n2"}
-        assert reachable == {name: state for name, state in before.items() if name != "ovl-n2"}, done.output
+        reachable = {name: state for name, state in observed(lab).items() if name != f"{PREFIX}n2"}
+        assert reachable == {name: state for name, state in before.items() if name != f"{PREFIX}n2"}, done.output
         settled(lab, APPLY + GRACE)
         assert observed(lab) == before
     assert not any(seen.after), "a request took the overlay after the end of the lease"
     assert bool(seen.after) == bool(seen.deadline)
     assert done.code != 0
-    assert "ovl-n1: was rolled out, and taken back" in done.output
-    assert "ovl-n2: FAILED" in done.output
+    assert f"{PREFIX}n1: was rolled out, and taken back" in done.output
+    assert f"{PREFIX}n2: FAILED" in done.output
 
 
 def test_confirmed_node_that_cannot_be_taken_back_is_named_with_what_to_do(lab: Lab, tmp_path: Path) -> None:
@@ -137,19 +138,19 @@ def test_confirmed_node_that_cannot_be_taken_back_is_named_with_what_to_do(lab: 
     node = lab.nodes[1]
     probe = tmp_path / "probe.yml"
     probe.write_text(
-        "- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname == 'ovl-n1'}\n", encoding="utf-8"
+        f"- name: Fail\n  ansible.builtin.assert: {{that: inventory_hostname == '{PREFIX}n1'}}\n", encoding="utf-8"
     )
     with cut_at(node, "Fill the maps", batch=2) as begun:
         variables = {"overlay_batches": TIMES["overlay_batches"], "overlay_probe_tasks": str(probe)}
         done = play.playbook(SITE, variables=variables, begun=begun)
     told = " ".join(done.output.split())
     assert done.code != 0
-    assert "ovl-n1: FAILED at 'Refuse a node that could not be reached': It could not be reached." in told
-    assert "stays at generation 1: run rollback.yml with --limit ovl-n1 when it can be reached" in told
+    assert f"{PREFIX}n1: FAILED at 'Refuse a node that could not be reached': It could not be reached." in told
+    assert f"stays at generation 1: run rollback.yml with --limit {PREFIX}n1 when it can be reached" in told
     assert takes_the_overlay(node, lab.nodes[2])
     settled(lab, 10)
-    assert {name for name, state in observed(lab).items() if state != before[name]} == {"ovl-n1"}
-    play.playbook("rollback.yml", "--limit", "ovl-n1").succeeded()
+    assert {name for name, state in observed(lab).items() if state != before[name]} == {f"{PREFIX}n1"}
+    play.playbook("rollback.yml", "--limit", f"{PREFIX}n1").succeeded()
     assert observed(lab) == before
 
 
@@ -164,14 +165,14 @@ def test_upgrade_that_is_cut_off_goes_back_to_the_former_generation(lab: Lab, st
         assert observed(lab) == before
         assert takes_the_overlay(node, lab.nodes[2])
     assert done.code != 0
-    assert {result.host for result in done.results if result.changed} <= {"ovl-n1"}
+    assert {result.host for result in done.results if result.changed} <= {f"{PREFIX}n1"}
 
 
 def kill_at(moment: float, variables: dict[str, Any], folder: Path) -> bool:
     """Run the roll-out and kill the controller with all of its processes; returns whether it was still running."""
     path = folder / "variables.json"
     path.write_text(json.dumps(variables), encoding="utf-8")
-    command = [play.BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "--extra-vars", f"@{path}"]
+    command = [play.BIN / "ansible-playbook", "-i", INVENTORY, SITE, "--extra-vars", f"@{path}"]
     process = subprocess.Popen(
         list(map(str, command)), cwd=play.ROOT, start_new_session=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": ""},
@@ -201,7 +202,7 @@ def test_killed_controller_leaves_every_node_confirmed_or_back(lab: Lab, tmp_pat
         killed += kill_at(chance.uniform(4, longest), {**TIMES, **services[rounds % 2]}, tmp_path)
         settled(lab, APPLY + LEASE + GRACE)
         told = play.run(
-            play.BIN / "ansible", "-i", play.INVENTORY, "overlay_nodes", "-m", "ebpf.overlay.overlay_generation_info"
+            play.BIN / "ansible", "-i", INVENTORY, "overlay_nodes", "-m", "ebpf.overlay.overlay_generation_info"
         )
         drifts = {result.host: result.result["differences"] for result in told.results}
         assert drifts == {node.name: [] for node in lab.nodes.values()}

@@ -17,6 +17,7 @@ from fleet.datapath import AT_ONCE, TALK_PORT, Cluster, full
 from fleet.generation import dump, history, recorded, takes_the_overlay
 from fleet.traffic import Conversations
 from lab.api import Endpoint, Lab
+from lab.paths import PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -94,7 +95,7 @@ def test_rollback_to_the_previous_generation_under_live_connections(story: Story
         unharmed(live)
     assert done.changes == predicted.changes
     assert story.dump() == story.seen[1]
-    assert "ovl-n1: rolled back from generation 2; now: generation 1" in done.output
+    assert f"{PREFIX}n1: rolled back from generation 2; now: generation 1" in done.output
 
 
 def restore(node: str, number: int) -> None:
@@ -114,7 +115,7 @@ def test_live_connections_outlast_going_back_and_forth_between_generations(story
 
 
 def test_dry_runs_are_true_on_a_half_upgraded_fleet(story: Story) -> None:
-    restore("ovl-n2", 2)
+    restore(f"{PREFIX}n2", 2)
     half = story.dump()
     assert [told["history"]["number"] for told in half.values()][:3] == [1, 2, 1]
     predicted = play.playbook(SITE, "--check", "--diff", variables=TWO).succeeded()
@@ -122,13 +123,13 @@ def test_dry_runs_are_true_on_a_half_upgraded_fleet(story: Story) -> None:
     assert story.dump() == half
     applied = play.playbook(SITE, variables=TWO).succeeded()
     assert applied.changes == predicted.changes
-    assert {host for host, _task in applied.changes} == set(half) - {"ovl-n2"}
+    assert {host for host, _task in applied.changes} == set(half) - {f"{PREFIX}n2"}
     restore("overlay_nodes", 1)
-    restore("ovl-n2", 2)
+    restore(f"{PREFIX}n2", 2)
     assert story.dump() == half
     done = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "1"}).succeeded()
     assert done.changes == predicted_back.changes
-    assert {host for host, _task in done.changes} == {"ovl-n2"}
+    assert {host for host, _task in done.changes} == {f"{PREFIX}n2"}
     assert story.dump() == story.seen[1]
 
 
@@ -137,7 +138,7 @@ def test_rolling_back_one_node_and_then_all_of_them_twice_is_harmless(story: Sto
     restore("overlay_nodes", 2)
     expected = story.dump()
     everybody = set(expected)
-    for limit, changed in (("ovl-n2", {"ovl-n2"}), ("all", everybody - {"ovl-n2"}), ("all", set())):
+    for limit, changed in ((f"{PREFIX}n2", {f"{PREFIX}n2"}), ("all", everybody - {f"{PREFIX}n2"}), ("all", set())):
         done = play.playbook(ROLLBACK, "--limit", limit).succeeded()
         assert {host for host, _task in done.changes} == changed
         expected.update({name: story.seen[1][name] for name in changed})
@@ -182,13 +183,13 @@ def test_rollback_names_the_node_that_it_could_not_reach_and_may_be_repeated(sto
         done = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "0"})
         unharmed(live)
         assert done.code != 0
-        assert "ovl-n3: FAILED" in done.output
+        assert f"{PREFIX}n3: FAILED" in done.output
         assert "could not be reached" in done.output
         assert [history(node)["number"] for node in story.lab.nodes.values()][:3] == [0, 0, 1]
         mend(lost)
         again = play.playbook(ROLLBACK, variables={"overlay_rollback_to": "0"}).succeeded()
         unharmed(live)
-    assert {host for host, _task in again.changes} == {"ovl-n3"}
+    assert {host for host, _task in again.changes} == {f"{PREFIX}n3"}
     for node in story.lab.nodes.values():
         after, before = state.observe(node), story.before[node.name]
         assert (after.qdiscs, after.filters, after.pins) == (before.qdiscs, before.filters, before.pins)

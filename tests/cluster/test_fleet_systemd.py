@@ -14,6 +14,7 @@ from fleet import play
 from fleet.cut import cut_at, mend
 from fleet.generation import dump, pending, recorded, takes_the_overlay
 from lab.api import Lab, Node, wait_until
+from lab.paths import PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -80,7 +81,7 @@ def test_node_that_reboots_before_it_is_confirmed_has_its_former_generation_bpfm
         wait_until(lambda: node.pid not in (None, former), GRACE, "the node boots")
         wait_until(lambda: has_booted(node), GRACE, "the node has booted")
         wait_until(lambda: not pending(node), GRACE, "the node is back")
-    after, former_state = seen(lab)["ovl-n1"], before["ovl-n1"]
+    after, former_state = seen(lab)[f"{PREFIX}n1"], before[f"{PREFIX}n1"]
     assert {key: after[key] for key in ("pins", "history", "control")} == {
         key: former_state[key] for key in ("pins", "history", "control")
     }

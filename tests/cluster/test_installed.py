@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fleet import play, state
 from lab.api import Lab
+from lab.paths import INVENTORY, PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -59,7 +60,7 @@ def test_archive_holds_what_is_needed_and_nothing_of_the_workshop(installed: Pat
 
 def test_dry_run_by_name(installed: Path, lab: Lab) -> None:
     before = {node.name: state.observe(node) for node in lab.nodes.values()}
-    shown = run(installed, BIN / "ansible-playbook", "-i", play.INVENTORY, "ebpf.overlay.site", "--check", "--diff")
+    shown = run(installed, BIN / "ansible-playbook", "-i", INVENTORY, "ebpf.overlay.site", "--check", "--diff")
     assert "2 nodes · 2 would change" in shown
     assert "Build and load the datapath … 2/2 ok, 2 would change" in shown
     assert "Confirm the generation … 2/2 ok, 2 would change" in shown
@@ -73,9 +74,9 @@ def test_only_the_needed_folders_are_needed(installed: Path) -> None:
     for path in root.iterdir():
         if path.name not in NEEDED:
             subprocess.run(["rm", "-rf", str(path)], check=True)
-    command = BIN / "ansible-playbook", "-i", play.INVENTORY
+    command = BIN / "ansible-playbook", "-i", INVENTORY
     roll_out = run(installed, *command, "ebpf.overlay.site", "-e", '{"overlay_batches": ["100%"]}')
     assert "rolled out and confirmed; now: generation 1" in roll_out
-    assert "ovl-n2  overlaid" in run(installed, *command, "ebpf.overlay.status")
+    assert f"{PREFIX}n2  overlaid" in run(installed, *command, "ebpf.overlay.status")
     assert "2 nodes · 2 changed" in run(installed, *command, "ebpf.overlay.disable")
     assert "2 nodes · 2 changed" in run(installed, *command, "ebpf.overlay.rollback")

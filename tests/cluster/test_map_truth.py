@@ -17,6 +17,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE
 from lab import paths
 from lab.api import Lab, Node
+from lab.paths import PREFIX
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR, SCHEMAS
@@ -84,31 +85,31 @@ def lab(ready_lab: Lab) -> Lab:
 
 
 def test_a_node_that_joins_comes_to_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
-    site(tmp_path, without="ovl-n3").succeeded()
+    site(tmp_path, without=f"{PREFIX}n3").succeeded()
     before = maps(lab)
-    assert of_node(lab, 2) <= set(before["ovl-n1"]["peers"])
-    assert not of_node(lab, 3) & set(before["ovl-n1"]["peers"])
+    assert of_node(lab, 2) <= set(before[f"{PREFIX}n1"]["peers"])
+    assert not of_node(lab, 3) & set(before[f"{PREFIX}n1"]["peers"])
     foretold(tmp_path).succeeded()
     after = maps(lab)
     for number, other in ((1, 2), (2, 1)):
-        former, now = before[f"ovl-n{number}"]["peers"], after[f"ovl-n{number}"]["peers"]
+        former, now = before[f"{PREFIX}n{number}"]["peers"], after[f"{PREFIX}n{number}"]["peers"]
         assert former.items() <= now.items()
         assert of_node(lab, 3) | of_node(lab, other) <= set(now)
-    assert of_node(lab, 1) | of_node(lab, 2) <= set(after["ovl-n3"]["peers"])
+    assert of_node(lab, 1) | of_node(lab, 2) <= set(after[f"{PREFIX}n3"]["peers"])
 
 
 def test_limit_without_facts_of_the_others_is_refused(lab: Lab, tmp_path: Path) -> None:
     before = maps(lab)
-    assert_refused(site(tmp_path, "--limit", "ovl-n1"), "ovl-n2 (no facts)", "ovl-n3 (no facts)")
+    assert_refused(site(tmp_path, "--limit", f"{PREFIX}n1"), f"{PREFIX}n2 (no facts)", f"{PREFIX}n3 (no facts)")
     assert maps(lab) == before
 
 
 def test_limit_that_keeps_purges_nothing(lab: Lab, tmp_path: Path) -> None:
     before = maps(lab)
     done = foretold(
-        tmp_path, "--limit", "ovl-n1", overlay_unreachable_policy="keep", overlay_services=[{"port": 9090}]
+        tmp_path, "--limit", f"{PREFIX}n1", overlay_unreachable_policy="keep", overlay_services=[{"port": 9090}]
     ).succeeded()
-    assert {host for host, _task in done.changes} == {"ovl-n1"}
+    assert {host for host, _task in done.changes} == {f"{PREFIX}n1"}
     assert maps(lab) == before
 
 
@@ -119,9 +120,11 @@ def test_cached_facts_serve_a_limited_run_until_they_are_old(
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     site(tmp_path).succeeded()
     before = maps(lab)
-    assert site(tmp_path, "--limit", "ovl-n1").succeeded().changes == set()
+    assert site(tmp_path, "--limit", f"{PREFIX}n1").succeeded().changes == set()
     assert_refused(
-        site(tmp_path, "--limit", "ovl-n1", overlay_facts_max_age=1), "ovl-n2 (its cached facts", "ovl-n3 (its cached"
+        site(tmp_path, "--limit", f"{PREFIX}n1", overlay_facts_max_age=1),
+        f"{PREFIX}n2 (its cached facts",
+        f"{PREFIX}n3 (its cached",
     )
     assert maps(lab) == before
 
@@ -129,9 +132,12 @@ def test_cached_facts_serve_a_limited_run_until_they_are_old(
 @pytest.mark.parametrize(
     ("hosts", "names"),
     [
-        ({"ovl-twin": {"ansible_host": "198.18.0.11"}}, ("ovl-n1 and ovl-twin", "198.18.0.11")),
-        ({"ovl-n2": {"ansible_connection": "local"}}, ("node ovl-n2", "those of the controller")),
-        ({"localhost": {"ansible_connection": "local"}, "ovl-n2": {"ansible_connection": "local"}}, ("ovl-n2",)),
+        ({"ovl-twin": {"ansible_host": "198.18.0.11"}}, (f"{PREFIX}n1 and ovl-twin", "198.18.0.11")),
+        ({f"{PREFIX}n2": {"ansible_connection": "local"}}, (f"node {PREFIX}n2", "those of the controller")),
+        (
+            {"localhost": {"ansible_connection": "local"}, f"{PREFIX}n2": {"ansible_connection": "local"}},
+            (f"{PREFIX}n2",),
+        ),
     ],
     ids=["two hosts with one address", "connection that leaked", "localhost"],
 )
@@ -148,7 +154,7 @@ def test_dead_node_is_refused_by_name_or_kept(lab: Lab, tmp_path: Path) -> None:
     before = maps(lab)
     lab.nodes[3].stop()
     try:
-        assert_refused(site(tmp_path), "ovl-n3 (it could not be reached or read)")
+        assert_refused(site(tmp_path), f"{PREFIX}n3 (it could not be reached or read)")
         done = foretold(tmp_path, overlay_unreachable_policy="keep", overlay_services=[{"port": 7070}])
         assert done.code != 0
         others = [node for number, node in lab.nodes.items() if number != 3]
@@ -160,10 +166,10 @@ def test_dead_node_is_refused_by_name_or_kept(lab: Lab, tmp_path: Path) -> None:
 
 def test_node_that_is_taken_out_leaves_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
     before = {name: found["peers"] for name, found in maps(lab).items()}
-    foretold(tmp_path, without="ovl-n3", overlay_unreachable_policy="keep").succeeded()
+    foretold(tmp_path, without=f"{PREFIX}n3", overlay_unreachable_policy="keep").succeeded()
     for number, other in ((1, 2), (2, 1)):
         now = entries(lab.nodes[number])["peers"]
-        gone = set(before[f"ovl-n{number}"]) - set(now)
+        gone = set(before[f"{PREFIX}n{number}"]) - set(now)
         assert of_node(lab, 3) <= gone
-        assert now.items() <= before[f"ovl-n{number}"].items()
+        assert now.items() <= before[f"{PREFIX}n{number}"].items()
         assert of_node(lab, other) <= set(now)

@@ -20,6 +20,7 @@ from fleet.datapath import AT_ONCE
 from fleet.generation import history
 from lab import paths
 from lab.api import Lab
+from lab.paths import PREFIX
 
 SITE = "site.yml"
 
@@ -60,7 +61,7 @@ def test_dead_node_is_named_before_any_change_whatever_a_cache_knows_of_it(lab: 
         done = play.playbook(SITE, variables=services(9090))
         assert done.code != 0
         assert done.changes == set(), done.output
-        assert "facts are missing of ovl-n3 (it could not be reached or read)" in said(done)
+        assert f"facts are missing of {PREFIX}n3 (it could not be reached or read)" in said(done)
     finally:
         lab.nodes[3].start()
     assert digests(lab) == before
@@ -72,14 +73,14 @@ def test_prober_outside_the_limit_that_is_dead_is_replaced_and_named(lab: Lab) -
     before = digests(lab)
     lab.nodes[3].stop()
     try:
-        done = play.playbook(SITE, "--limit", "ovl-n1,ovl-n2", variables=services(9090)).succeeded()
+        done = play.playbook(SITE, "--limit", f"{PREFIX}n1,{PREFIX}n2", variables=services(9090)).succeeded()
     finally:
         lab.nodes[3].start()
     after = digests(lab)
-    assert [name for name in after if after[name] != before[name]] == ["ovl-n1", "ovl-n2"]
-    assert "ovl-n2: rolled out and confirmed" in said(done)
-    assert "ovl-n2: Probed 10.244.2.11:8080" in said(done)
-    assert "ovl-n3: DID NOT ANSWER when it was to probe ovl-n2: " in said(done)
+    assert [name for name in after if after[name] != before[name]] == [f"{PREFIX}n1", f"{PREFIX}n2"]
+    assert f"{PREFIX}n2: rolled out and confirmed" in said(done)
+    assert f"{PREFIX}n2: Probed 10.244.2.11:8080" in said(done)
+    assert f"{PREFIX}n3: DID NOT ANSWER when it was to probe {PREFIX}n2: " in said(done)
 
 
 def test_prober_that_dies_in_mid_run_is_replaced_and_blamed_itself(lab: Lab) -> None:
@@ -90,9 +91,9 @@ def test_prober_that_dies_in_mid_run_is_replaced_and_blamed_itself(lab: Lab) -> 
     assert done.code != 0
     for name in digests(lab):
         assert f"{name}: rolled out and confirmed" in said(done), done.output
-    assert "ovl-n1: DID NOT ANSWER when it was to probe ovl-n3: " in said(done)
+    assert f"{PREFIX}n1: DID NOT ANSWER when it was to probe {PREFIX}n3: " in said(done)
     failed = {result.host for result in done.failed() if result.outcome == "failed"}
-    assert failed == {"ovl-n1"}
+    assert failed == {f"{PREFIX}n1"}
 
 
 def emptied(facts: dict[str, Any]) -> None:
@@ -110,20 +111,20 @@ def without_a_date(facts: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (emptied, "ovl-n3 (its cached facts are incomplete)"),
-        (of_the_future, "ovl-n3 (its cached facts are from the future, by 7"),
-        (without_a_date, "ovl-n3 (its cached facts have no date)"),
+        (emptied, f"{PREFIX}n3 (its cached facts are incomplete)"),
+        (of_the_future, f"{PREFIX}n3 (its cached facts are from the future, by 7"),
+        (without_a_date, f"{PREFIX}n3 (its cached facts have no date)"),
     ],
 )
 def test_cached_facts_that_cannot_be_right_are_refused(
     lab: Lab, cache: Path, spoil: Callable[[dict[str, Any]], None], words: str
 ) -> None:
     before = digests(lab)
-    file = next(path for path in cache.rglob("*ovl-n3") if path.is_file())
+    file = next(path for path in cache.rglob(f"*{PREFIX}n3") if path.is_file())
     whole = file.read_text(encoding="utf-8")
     file.write_text(spoiled(whole, spoil), encoding="utf-8")
     try:
-        done = play.playbook(SITE, "--limit", "ovl-n1", variables=services(9090))
+        done = play.playbook(SITE, "--limit", f"{PREFIX}n1", variables=services(9090))
     finally:
         file.write_text(whole, encoding="utf-8")
     assert done.code != 0
@@ -146,11 +147,13 @@ def test_cached_facts_of_another_machine_are_refused(lab: Lab, tmp_path: Path) -
     play.playbook(SITE, variables=services()).succeeded()
     inventory = yaml.safe_load(paths.INVENTORY.read_text(encoding="utf-8"))
     inventory["overlay_nodes"]["vars"]["ansible_ssh_private_key_file"] = str(paths.KEY)
-    inventory["overlay_nodes"]["hosts"]["ovl-n3"]["ansible_host"] = "10.9.8.7"
+    inventory["overlay_nodes"]["hosts"][f"{PREFIX}n3"]["ansible_host"] = "10.9.8.7"
     path = tmp_path / "inventory.yml"
     path.write_text(json.dumps(inventory), encoding="utf-8")
-    done = play.playbook(SITE, "--limit", "ovl-n1,ovl-n2", variables=services(9090), inventory=path)
+    done = play.playbook(SITE, "--limit", f"{PREFIX}n1,{PREFIX}n2", variables=services(9090), inventory=path)
     assert done.code != 0
     assert done.changes == set()
-    assert "ovl-n3 (its cached facts are of another machine: they were gathered from 198.18.0.13, the" in said(done)
+    assert f"{PREFIX}n3 (its cached facts are of another machine: they were gathered from 198.18.0.13, the" in said(
+        done
+    )
     assert len(lab.nodes) >= 3

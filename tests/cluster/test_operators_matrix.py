@@ -17,6 +17,7 @@ from fleet.cut import cut_at
 from fleet.datapath import SOAK, full
 from fleet.generation import history, settled
 from lab.api import Lab
+from lab.paths import PREFIX
 
 SITE, ROLLBACK = "site.yml", "rollback.yml"
 SETTINGS = (
@@ -73,7 +74,7 @@ def succeeds(lab: Lab, _folder: Path) -> None:
 def fails_in_batch_2(lab: Lab, folder: Path) -> None:
     before = [history(node)["number"] for node in lab.nodes.values()]
     probe = folder / "probe.yml"
-    probe.write_text("- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname != 'ovl-n2'}\n")
+    probe.write_text(f"- name: Fail\n  ansible.builtin.assert: {{that: inventory_hostname != '{PREFIX}n2'}}\n")
     done = play.playbook(SITE, variables=variables(overlay_probe_tasks=str(probe)))
     back = "was rolled out, and taken back"
     agrees(lab, done, 2, n1=back, n2="FAILED at 'Fail'", n3=back)

@@ -16,6 +16,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE, Datapath, full
 from fleet.generation import history, settled
 from lab.api import Lab, Node
+from lab.paths import INVENTORY, PREFIX
 
 SITE, ROLLBACK, DISABLE = "site.yml", "rollback.yml", "playbooks/disable.yml"
 TIMES = {**AT_ONCE, "overlay_lease": 45, "overlay_apply_timeout": 60}
@@ -65,7 +66,7 @@ class Operators:
 
     def failing(self) -> None:
         probe = self.folder / "probe.yml"
-        probe.write_text("- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname != 'ovl-n2'}\n")
+        probe.write_text(f"- name: Fail\n  ansible.builtin.assert: {{that: inventory_hostname != '{PREFIX}n2'}}\n")
         ports = self.chance.choice((6060, 99999))
         self.check(play.playbook(SITE, variables=self.variables(ports, overlay_probe_tasks=str(probe))))
 
@@ -83,7 +84,7 @@ class Operators:
             assert control is None or control.mode == "off"
 
     def killed(self) -> None:
-        command = [play.BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "-e", "overlay_lease=20"]
+        command = [play.BIN / "ansible-playbook", "-i", INVENTORY, SITE, "-e", "overlay_lease=20"]
         command += ["-e", "overlay_apply_timeout=40", "-e", 'overlay_services=[{"port":8080},{"port":4040}]']
         process = subprocess.Popen(
             list(map(str, command)), cwd=play.ROOT, start_new_session=True, stdin=subprocess.DEVNULL,

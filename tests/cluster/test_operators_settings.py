@@ -17,6 +17,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE
 from lab import paths
 from lab.api import Lab
+from lab.paths import INVENTORY, PREFIX
 
 SITE = "site.yml"
 
@@ -87,7 +88,7 @@ def test_batches_of_the_inventory_hold_or_are_refused(tmp_path: Path) -> None:
     refused(
         play.playbook(SITE, inventory=different),
         "Cannot accept a variable: overlay_batches. Reason: it is one setting of the whole run, and differs",
-        "[2] for ovl-n2",
+        f"[2] for {PREFIX}n2",
     )
     done = play.playbook(SITE, inventory=inventory(tmp_path, group={"overlay_batches": [2, "100%"]})).succeeded()
     assert "batch 1 of 2 · 2 nodes" in done.output
@@ -107,7 +108,7 @@ def test_values_given_as_text_mean_what_they_say(lab: Lab, tmp_path: Path) -> No
     finally:
         probe.unlink()
     assert "batch 1 of" not in done.output
-    assert "ovl-n1: Nothing was probed: 10.244.1.11:9" in said(done)
+    assert f"{PREFIX}n1: Nothing was probed: 10.244.1.11:9" in said(done)
     assert done.output.count("seen here") == len(lab.nodes)
 
 
@@ -139,7 +140,7 @@ def test_batches_that_nobody_set_follow_from_forks_and_lease() -> None:
 def test_part_of_the_play_is_refused() -> None:
     done = play.playbook(SITE, "--start-at-task", "Take the steps")
     refused(done, "Cannot roll out a part of the play: --start-at-task", "Nothing was changed")
-    command = [play.BIN / "ansible-playbook", "-i", play.INVENTORY, SITE, "--step"]
+    command = [play.BIN / "ansible-playbook", "-i", INVENTORY, SITE, "--step"]
     stepped = subprocess.run(
         list(map(str, command)), cwd=play.ROOT, text=True, input="c\n" * 9, capture_output=True, check=False
     )
@@ -152,9 +153,9 @@ def test_tags_and_lists_change_nothing_of_what_is_done(tmp_path: Path) -> None:
     assert "Switch the overlay off" in play.playbook("playbooks/disable.yml", "--list-tasks").succeeded().output
     assert "Begin" not in play.playbook(SITE, "--list-tasks").succeeded().output
     done = play.playbook(SITE, "--tags", "other", variables={**AT_ONCE, "overlay_services": [{"port": 7070}]})
-    assert "ovl-n3: rolled out and confirmed" in done.succeeded().output
+    assert f"{PREFIX}n3: rolled out and confirmed" in done.succeeded().output
     retry = tmp_path / "site.retry"
-    retry.write_text("ovl-n1\novl-n2\novl-n3\n", encoding="utf-8")
+    retry.write_text(f"{PREFIX}n1\n{PREFIX}n2\n{PREFIX}n3\n", encoding="utf-8")
     assert play.playbook(SITE, "--limit", f"@{retry}", variables=AT_ONCE).succeeded().code == 0
 
 

@@ -14,6 +14,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE, Datapath
 from fleet.generation import history, settled, takes_the_overlay
 from lab.api import Lab
+from lab.paths import PREFIX
 
 SITE, ENABLE, DISABLE, ROLLBACK = "site.yml", "playbooks/enable.yml", "playbooks/disable.yml", "rollback.yml"
 LOCK = "/run/ebpf-overlay-generation.lock"
@@ -66,9 +67,9 @@ def test_failed_run_leaves_off_what_somebody_switched_off(lab: Lab) -> None:
         holder.wait()
     assert done.code != 0
     assert done.changes == set()
-    assert "ovl-n1: FAILED at 'Compare with what the node is" in said(done)
+    assert f"{PREFIX}n1: FAILED at 'Compare with what the node is" in said(done)
     assert f"now: generation 1, digest {history(lab.nodes[1])['digest'][:12]}; {OFF}" in said(done)
-    assert "ovl-n2: not reached by the roll-out, nothing changed" in said(done)
+    assert f"{PREFIX}n2: not reached by the roll-out, nothing changed" in said(done)
     assert modes(lab) == {("off", 0)}
 
 
@@ -95,7 +96,7 @@ def test_enabling_that_fails_its_probe_leaves_them_off(lab: Lab, tmp_path: Path)
     probe.write_text("- name: Fail\n  ansible.builtin.assert: {that: false}\n", encoding="utf-8")
     done = play.playbook(ENABLE, variables={**services(), "overlay_probe_tasks": str(probe)})
     assert done.code != 0
-    assert "ovl-n1: FAILED at 'Fail'" in said(done)
+    assert f"{PREFIX}n1: FAILED at 'Fail'" in said(done)
     assert done.output.count(OFF) >= len(lab.nodes), done.output
     settled(lab, 10)
     assert modes(lab) == {("off", 0)}

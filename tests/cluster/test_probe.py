@@ -13,6 +13,7 @@ from fleet import play
 from fleet.datapath import AT_ONCE, Datapath
 from fleet.generation import history
 from lab.api import Lab
+from lab.paths import PREFIX
 
 SITE = "site.yml"
 CONNECT = "Connect to the services of this node's workloads from another node"
@@ -35,7 +36,7 @@ def lab(ready_lab: Lab) -> Lab:
 @pytest.mark.usefixtures("lab")
 def test_the_probes_own_connections_take_the_fast_path_in_both_roles() -> None:
     done = play.playbook(SITE, variables=AT_ONCE).succeeded()
-    for host in ("ovl-n1", "ovl-n2", "ovl-n3"):
+    for host in (f"{PREFIX}n1", f"{PREFIX}n2", f"{PREFIX}n3"):
         made = done.of(CONNECT, host)[0].result["connections"]
         seen = done.of(READ, host)[0].result["flows"]
         out = done.of(CONNECT_OUT, host)[0].result
@@ -46,7 +47,7 @@ def test_the_probes_own_connections_take_the_fast_path_in_both_roles() -> None:
         # Both addresses of the first workload try the same way, one after the other.
         assert [carried(flow) for flow in seen] == [True, True, False]
         assert carried(out["flows"][0])
-    assert "Probed 10.244.1.11:8080, 10.244.1.12:8080, fd00:10:244:1::11:8080 from ovl-n2" in told(done)
+    assert f"Probed 10.244.1.11:8080, 10.244.1.12:8080, fd00:10:244:1::11:8080 from {PREFIX}n2" in told(done)
     assert "as a client, 10.244.1.11 to 10.244.2.11:8080" in told(done)
 
 
@@ -63,7 +64,7 @@ def test_a_probe_that_stays_in_the_kernels_path_is_refused_with_its_reasons(lab:
 
     done = play.playbook(SITE, variables=WITH_ECHO, begun=forget_workloads)
     assert done.code != 0
-    assert "ovl-n1: FAILED at 'Refuse a probe that did not take the overlay'" in told(done)
+    assert f"{PREFIX}n1: FAILED at 'Refuse a probe that did not take the overlay'" in told(done)
     assert "Cannot carry a connection by the fast path: 10.244.1.11:8080 with 198.18.0.12:" in told(done)
     assert "its handshake was not seen going in and coming out" in told(done)
     assert "uplink.not_workload" in told(done)
@@ -74,7 +75,9 @@ def test_who_does_not_listen_and_who_cannot_be_entered_is_named(lab: Lab) -> Non
     # As with a virtual machine: nothing on the node holds the network that its interface leads to.
     lab.nodes[1].run(["sh", "-c", "umount /run/netns/*"])
     done = play.playbook(SITE, variables=WITH_NOBODY).succeeded()
-    assert "fd00:10:244:1::11:8080 from ovl-n2 (10.244.1.11:9, 10.244.1.12:9, fd00:10:244:1::11:9 refused" in told(done)
+    assert f"fd00:10:244:1::11:8080 from {PREFIX}n2 (10.244.1.11:9, 10.244.1.12:9, fd00:10:244:1::11:9 refused" in told(
+        done
+    )
     assert "as a client, nothing: 10.244.1.11: no process or mount holds the network namespace behind cali" in told(
         done
     )

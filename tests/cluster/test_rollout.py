@@ -15,6 +15,7 @@ import pytest
 from fleet import play, state
 from fleet.generation import takes_the_overlay
 from lab.api import Lab, Node
+from lab.paths import PREFIX
 
 SITE = "site.yml"
 
@@ -95,7 +96,7 @@ def test_real_run_changes_what_the_dry_run_predicted(story: Story) -> None:
 
 def test_the_flow_is_counted_by_the_overlay_and_by_nobody_else(story: Story) -> None:
     assert takes_the_overlay(story.lab.nodes[2], story.lab.nodes[1])
-    stats = play.module("ovl-n2", "ebpf.overlay.bpf_map_info", {"map": "/sys/fs/bpf/ebpf-overlay/stats"}).result
+    stats = play.module(f"{PREFIX}n2", "ebpf.overlay.bpf_map_info", {"map": "/sys/fs/bpf/ebpf-overlay/stats"}).result
     counted = {entry["key"]: entry["value"]["packets"] for entry in stats["entries"]}
     assert counted["uplink.to_workload"] >= 4
     assert counted["workload.to_uplink"] >= 3
@@ -126,7 +127,7 @@ def test_foreign_filters_are_untouched_while_the_overlay_is_on(story: Story) -> 
 def test_status_lists_what_runs_where() -> None:
     shown = play.playbook("playbooks/status.yml").succeeded()
     assert shown.changes == set()
-    for word in ("ovl-n1", "ovl-n3", "overlaid", "from_uplink", "from_workload", "on"):
+    for word in (f"{PREFIX}n1", f"{PREFIX}n3", "overlaid", "from_uplink", "from_workload", "on"):
         assert word in shown.output
 
 

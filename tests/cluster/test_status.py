@@ -18,6 +18,7 @@ from fleet import play, state
 from fleet.datapath import detach
 from integration.tc_checks import TCX_ATTACH
 from lab.api import Lab, Node
+from lab.paths import PREFIX
 
 from .conftest import bring_up, take_down
 
@@ -60,8 +61,8 @@ def test_node_that_never_saw_the_overlay_is_bare(lab: Lab, tmp_path: Path) -> No
     before = state.observe(lab.nodes[1])
     done, nodes, _page = status(tmp_path)
     assert done.succeeded().changes == {
-        ("ovl-n1", "Write the status as JSON"),
-        ("ovl-n1", "Write the status as a page"),
+        (f"{PREFIX}n1", "Write the status as JSON"),
+        (f"{PREFIX}n1", "Write the status as a page"),
     }
     assert [(node["state"], node["generation"], node["drift"]) for node in nodes.values()] == [("bare", 0, [])] * 2
     state.assert_same(state.observe(lab.nodes[1]), before)
@@ -86,11 +87,11 @@ def test_overlay_with_traffic(lab: Lab, tmp_path: Path) -> None:
             *["to_workload"] * 2,
         ]
         assert len(node["digest"]) == 64
-    served = nodes["ovl-n2"]
+    served = nodes[f"{PREFIX}n2"]
     assert served["traffic"]["fast"]["packets"] >= 4
     assert served["counters"]["uplink.to_workload"]["packets"] >= 2
     assert {"workload": lab.workload(2, 1).ipv4, "remote": lab.nodes[1].ipv4, "flows": 1} in served["flows"]["pairs"]
-    assert "ovl-n2 redirects 1 open flow with ovl-n1" in page
+    assert f"{PREFIX}n2 redirects 1 open flow with {PREFIX}n1" in page
 
 
 @pytest.mark.usefixtures("lab")
@@ -111,7 +112,7 @@ def test_every_foreign_change_is_named(lab: Lab, tmp_path: Path) -> None:
     changed = {"map": f"{PINS}/services", "entries": [{"key": 22, "value": 1}]}
     play.module(other.name, "ebpf.overlay.bpf_map_sync", changed)
     done, nodes, page = status(tmp_path)
-    drift = {(item["kind"], item["object"]): item for item in nodes["ovl-n1"]["drift"]}
+    drift = {(item["kind"], item["object"]): item for item in nodes[f"{PREFIX}n1"]["drift"]}
     assert done.succeeded()
     assert set(drift) == {
         ("missing", f"TCX link on {removed} ingress, ebpf.overlay:from_workload"),
@@ -123,7 +124,7 @@ def test_every_foreign_change_is_named(lab: Lab, tmp_path: Path) -> None:
     assert drift["missing", f"TCX link on {removed} ingress, ebpf.overlay:from_workload"]["found"] is None
     moved = drift["changed", f"TCX link on {behind} ingress, ebpf.overlay:from_workload"]
     assert ("somebody else" in moved["found"], "somebody else" in moved["wanted"]) == (True, False)
-    assert nodes["ovl-n2"]["drift"] == [
+    assert nodes[f"{PREFIX}n2"]["drift"] == [
         {"kind": "extra", "object": "map services, key 22", "wanted": None, "found": "1", "owner": None}
     ]
     assert [node["state"] for node in nodes.values()] == ["drifted", "drifted"]
@@ -137,8 +138,8 @@ def test_lost_record_does_not_pass_for_a_node_without_drift(lab: Lab, tmp_path: 
     done, nodes, _page = status(tmp_path)
     lab.nodes[2].run(["mv", "/root/manifest.json", "/var/lib/ebpf-overlay/generations/1/"])
     assert done.succeeded()
-    assert [item["object"] for item in nodes["ovl-n2"]["drift"]] == ["record of generation 1"]
-    assert nodes["ovl-n2"]["state"] == "drifted"
+    assert [item["object"] for item in nodes[f"{PREFIX}n2"]["drift"]] == ["record of generation 1"]
+    assert nodes[f"{PREFIX}n2"]["state"] == "drifted"
     assert "it is lost or damaged" in done.output
 
 
@@ -148,11 +149,11 @@ def test_lost_maps_and_a_node_that_is_down(lab: Lab, tmp_path: Path) -> None:
     done, nodes, page = status(tmp_path, "--timeout", "5")
     assert done.code != 0
     assert [(result.host, result.task) for result in done.failed() if result.outcome == "failed"] == [
-        ("ovl-n2", "Fail for the nodes that could not be read")
+        (f"{PREFIX}n2", "Fail for the nodes that could not be read")
     ]
-    lost = nodes["ovl-n1"]
+    lost = nodes[f"{PREFIX}n1"]
     assert (lost["state"], lost["generation"], lost["mode"], lost["traffic"]) == ("drifted", 1, None, None)
     assert {f"pin {PINS}/{name}" for name in ("from_uplink", "services")} <= {item["object"] for item in lost["drift"]}
-    assert (nodes["ovl-n2"]["state"], nodes["ovl-n2"]["workloads"]) == ("unreachable", [])
-    assert nodes["ovl-n2"]["reason"]
+    assert (nodes[f"{PREFIX}n2"]["state"], nodes[f"{PREFIX}n2"]["workloads"]) == ("unreachable", [])
+    assert nodes[f"{PREFIX}n2"]["reason"]
     assert 'class="node unreachable"' in page

@@ -19,6 +19,7 @@ from fleet.datapath import TALK_PORT
 from fleet.generation import dump, history, pending, recorded, settled, takes_the_overlay
 from fleet.traffic import Conversations
 from lab.api import Lab, Node
+from lab.paths import INVENTORY, PREFIX
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL
 
@@ -48,7 +49,7 @@ class Story:
 
     def told(self) -> list[dict[str, Any]]:
         """What the nodes say of themselves, by the new code."""
-        ansible = play.BIN / "ansible", "-i", play.INVENTORY, "overlay_nodes"
+        ansible = play.BIN / "ansible", "-i", INVENTORY, "overlay_nodes"
         done = play.run(*ansible, "-m", "ebpf.overlay.overlay_generation_info").succeeded()
         return [dict(result.result) for result in done.results]
 
@@ -133,7 +134,7 @@ def test_rollback_goes_back_to_the_old_generation_by_its_own_code(story: Story) 
 def test_upgrade_that_fails_goes_back_to_the_old_generation(story: Story, tmp_path: Path) -> None:
     probe = tmp_path / "probe.yml"
     probe.write_text(
-        "- name: Fail\n  ansible.builtin.assert: {that: inventory_hostname == 'ovl-n1'}\n", encoding="utf-8"
+        f"- name: Fail\n  ansible.builtin.assert: {{that: inventory_hostname == '{PREFIX}n1'}}\n", encoding="utf-8"
     )
     variables = {**VARIABLES, "overlay_probe_tasks": str(probe)}
     with Conversations() as live:
@@ -142,7 +143,7 @@ def test_upgrade_that_fails_goes_back_to_the_old_generation(story: Story, tmp_pa
         unharmed(live)
     print(done.output)
     assert done.code != 0
-    assert "ovl-n2: FAILED at 'Fail'" in done.output
+    assert f"{PREFIX}n2: FAILED at 'Fail'" in done.output
     assert not any(pending(node) for node in story.lab.nodes.values())
     assert story.dump() == story.first
     assert story.liberal() == [0, 0]

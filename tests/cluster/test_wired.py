@@ -12,6 +12,7 @@ import pytest
 from fleet import play
 from lab.api import Lab, Node
 from lab.cluster import UPLINK
+from lab.paths import PREFIX
 
 PLAN = "Work out what this node must be"
 
@@ -54,24 +55,24 @@ def test_a_dry_run_finds_the_ways_and_names_what_is_left_out(lab: Lab, node: Nod
     done = play.playbook("site.yml", "--check", "--diff")
     planned = plans(done)
     assert set(planned) == {one.name for one in lab.nodes.values()}
-    assert planned["ovl-n1"]["uplinks"] == [UPLINK, "vxlan.calico"]
-    assert planned["ovl-n2"]["uplinks"] == [UPLINK]
-    for name in ("ovl-n2", "ovl-n3"):
+    assert planned[f"{PREFIX}n1"]["uplinks"] == [UPLINK, "vxlan.calico"]
+    assert planned[f"{PREFIX}n2"]["uplinks"] == [UPLINK]
+    for name in (f"{PREFIX}n2", f"{PREFIX}n3"):
         kinds = {entry["key"]: entry["value"] for entry in planned[name]["maps"]["peers"]}
         assert kinds["10.99.1.0/26"] == 1, "node 1 keeps that block for its workloads"
         assert planned[name]["notes"] == []
     workload = node.plan.workloads[0].ipv4
-    flags = {entry["key"]: entry["value"]["flags"] for entry in planned["ovl-n1"]["maps"]["ifindex_map"]}
+    flags = {entry["key"]: entry["value"]["flags"] for entry in planned[f"{PREFIX}n1"]["maps"]["ifindex_map"]}
     assert flags.pop(workload) == 1
     told = " ".join(done.output.split())
-    assert "ovl-n1: link tunl0 is no uplink: its packets have no Ethernet header (link type none)" in told
-    assert f"ovl-n1: no redirect_peer for {workload}" in told
+    assert f"{PREFIX}n1: link tunl0 is no uplink: its packets have no Ethernet header (link type none)" in told
+    assert f"{PREFIX}n1: no redirect_peer for {workload}" in told
 
 
 def test_the_status_names_them_too(node: Node) -> None:
     done = play.playbook("playbooks/status.yml").succeeded()
-    assert "ovl-n1: link tunl0 is no uplink" in done.output
-    assert f"ovl-n1: no redirect_peer for {node.plan.workloads[0].ipv4}" in done.output
+    assert f"{PREFIX}n1: link tunl0 is no uplink" in done.output
+    assert f"{PREFIX}n1: no redirect_peer for {node.plan.workloads[0].ipv4}" in done.output
 
 
 @pytest.mark.usefixtures("lab")

@@ -32,9 +32,9 @@ def roll_out() -> None:
 def deployed() -> Iterator[Cluster]:
     """Two nodes with two workloads each, and the overlay on.
 
-    With OVERLAY_LAB=standing it is the lab that is up, which stays: for whoever writes such tests.
+    With OVERLAY_STANDING=1 it is the lab that is up, which stays: for whoever writes such tests.
     """
-    if os.environ.get("OVERLAY_LAB") == "standing":
+    if os.environ.get("OVERLAY_STANDING"):
         yield Cluster(Lab.load())
         return
     subprocess.run([str(LAB), "up", "--nodes", "2", "--workloads", "2", "--base", "ready"], check=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.paths import INVENTORY
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-INVENTORY = ROOT / "tests/lab/run/inventory.yml"
 BIN = Path(sys.executable).parent
 
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import noderoot
-from .paths import BUILD_TOOLS, LabError, cache_dir, marked_environment, require_tools, tail
+from .paths import BUILD_TOOLS, CACHE_LOCK, LabError, cache_dir, lock, marked_environment, require_tools, tail
 
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -98,12 +98,13 @@ def packages_path() -> Path:
 
 
 def clean_unfinished() -> list[str]:
-    """Remove what an interrupted bootstrap left in the cache. The caller holds the lab's lock."""
+    """Remove what an interrupted bootstrap left in the cache."""
     removed = []
-    if cache_dir().is_dir():
-        for path in cache_dir().glob("*.unfinished"):
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(str(path))
+    if cache_dir().is_dir() and any(cache_dir().glob("*.unfinished")):
+        with lock(CACHE_LOCK):  # another lab may be at it
+            for path in cache_dir().glob("*.unfinished"):
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(str(path))
     return removed
 
 
@@ -112,6 +113,11 @@ def ensure(kind: str) -> None:
 
     Raises LabError with the last lines of the tool that failed.
     """
+    with lock(CACHE_LOCK):
+        _ensure(kind)
+
+
+def _ensure(kind: str) -> None:
     cache_dir().mkdir(parents=True, exist_ok=True)
     if not (base_path() / "root").is_dir():
         require_tools(BUILD_TOOLS)
@@ -190,7 +196,8 @@ def _bootstrap() -> None:
     run_contained(command, cache_dir() / "bootstrap.log", "bootstrapping the Debian 13 base", ["--mount-proc"])
     hook.unlink()
     target.rename(base_path())
-    # No lab is up now, so nothing uses the systems of older recipes.
+    if any(cache_dir().glob("nodes*")):
+        return  # another lab may use a system of an older recipe
     for kind in ("base", "ready"):
         for old in cache_dir().glob(f"{kind}-*"):
             if old not in (base_path(), ready_path()):

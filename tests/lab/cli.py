@@ -121,7 +121,7 @@ def up(cluster: ClusterPlan) -> None:
 
 
 def down() -> None:
-    """Remove every trace of a lab."""
+    """Remove every trace of the lab."""
     paths.require_root()
     from . import leftovers
 
@@ -164,14 +164,16 @@ def execute(name: str, command: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="lab", description=__doc__, epilog="OVERLAY_LAB=NAME: another lab, beside others"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("up", help="build a fresh lab (removes an older one first)")
     build.add_argument("--nodes", type=int, default=3, metavar="N")
     build.add_argument("--workloads", type=int, default=2, metavar="M", help="workloads per node")
     build.add_argument("--base", choices=("fresh", "ready"), default="fresh", help="ready: with the role's packages")
     build.add_argument("--systemd", action="store_true", help="systemd is PID 1 of the nodes")
-    commands.add_parser("down", help="remove every trace of a lab")
+    commands.add_parser("down", help="remove every trace of the lab")
     show = commands.add_parser("status", help="what runs")
     show.add_argument("--json", action="store_true")
     run = commands.add_parser("exec", help="run a command in ovl-n1, ovl-n1-w1, ovl-fabric, …")
@@ -184,6 +186,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status; every foreseeable failure is one message on standard error and status 2."""
     arguments = _parser().parse_args(argv)
     try:
+        paths.require_name()
         if arguments.command == "up":
             try:
                 cluster = ClusterPlan(arguments.nodes, arguments.workloads, arguments.base, arguments.systemd)

@@ -11,7 +11,9 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-FABRIC = "ovl-fabric"
+from .paths import PREFIX
+
+FABRIC = f"{PREFIX}fabric"
 FABRIC_BRIDGE = "br0"
 FABRIC_MAC = "02:18:00:00:00:01"
 FABRIC_IPV4 = "198.18.0.1"
@@ -34,8 +36,8 @@ WORKLOAD_GATEWAY_IPV6 = "fe80::ecee:eeff:feee:eeee"
 MAX_NODES = 200
 MAX_WORKLOADS = 200
 
-# Exactly the namespaces that a lab makes. Anything else, ``ovl-x…`` included, belongs to somebody else.
-OUR_NAMESPACE = re.compile(r"^ovl-(fabric|n[1-9]\d{0,2}(-w[1-9]\d{0,2})?)$")
+# Exactly the namespaces that this lab makes. Anything else, ``ovl-x…`` included, belongs to somebody else.
+OUR_NAMESPACE = re.compile(rf"^{PREFIX}(fabric|n[1-9]\d{{0,2}}(-w[1-9]\d{{0,2}})?)$")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class WorkloadPlan:
 
     @property
     def name(self) -> str:
-        return f"ovl-n{self.node_number}-w{self.number}"
+        return f"{PREFIX}n{self.node_number}-w{self.number}"
 
     @property
     def ipv4(self) -> str:
@@ -76,7 +78,7 @@ class NodePlan:
 
     @property
     def name(self) -> str:
-        return f"ovl-n{self.number}"
+        return f"{PREFIX}n{self.number}"
 
     @property
     def ipv4(self) -> str:

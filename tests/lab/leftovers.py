@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finding and removing everything that belongs to a lab, whatever state it was left in.
+"""Finding and removing everything that belongs to the lab, whatever state it was left in.
 
 Nothing here trusts a record: processes are found by the marker in their environment, by the network namespace that
 they are in, by their cgroup, and by the node's root that their mount namespace carries; the rest by name.
@@ -19,11 +19,10 @@ from pathlib import Path
 
 from . import base, namespace
 from .network import destroy_namespace
-from .paths import CONNECTIONS, MARKER, PIDS, RUN_DIR, LabError, nodes_dir
+from .paths import CGROUP_NAME, CONNECTIONS, MARKER, PIDS, PREFIX, RUN_DIR, LabError, nodes_dir
 
-CGROUP_NAME = "ebpf-overlay-lab"
 MNT_DETACH = 2
-_NODE_ROOT = re.compile(r"upperdir=\S*/nodes/ovl-n\d+/upper")
+_NODE_ROOT = re.compile(rf"upperdir=\S*/{PREFIX}n\d+/upper")
 
 
 def cgroup_mount() -> Path | None:
@@ -141,7 +140,7 @@ def remove_cgroup(name: str = "") -> bool:
 
 
 def sweep() -> list[str]:
-    """Remove every trace of any lab on this machine and say what was found. The caller holds the lock."""
+    """Remove every trace of this lab on the machine and say what was found. The caller holds the lock."""
     found = []
     killed = _kill_all()
     if killed:

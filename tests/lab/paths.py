@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the lab keeps things, the one lock that guards them, and the tools that it needs on the machine."""
+"""Where a lab keeps things, the locks that guard them, and the tools that it needs on the machine.
+
+``OVERLAY_LAB=NAME`` in the environment is another lab, beside the one without a name: everything that it makes carries
+the name, and neither sees the other's. Only the cached systems are common to all.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,19 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+NAME = os.environ.get("OVERLAY_LAB", "")
+_SUFFIX = f"-{NAME}" if NAME else ""
+# What the names of all namespaces and nodes begin with.
+PREFIX = f"ovl{_SUFFIX}-"
+
 LAB_DIR = Path(__file__).resolve().parent
-RUN_DIR = LAB_DIR / "run"
+RUN_DIR = LAB_DIR / f"run{_SUFFIX}"
 INVENTORY = RUN_DIR / "inventory.yml"
 KEY = RUN_DIR / "id_ed25519"
 STATE = RUN_DIR / "lab.json"
@@ -23,11 +33,13 @@ REQUESTS = RUN_DIR / "requests"
 # Of this clone alone: a connection that is kept open would lead to another lab's node with the same address. Short,
 # because the path of a socket may have 107 bytes (unix(7)).
 CONNECTIONS = Path("/run") / f"ebpf-overlay-lab-{hashlib.sha256(str(RUN_DIR).encode()).hexdigest()[:8]}"
-LOCK = Path("/run/lock/ebpf-overlay-lab.lock")
+LOCK = Path(f"/run/lock/ebpf-overlay-lab{_SUFFIX}.lock")
+CACHE_LOCK = Path("/run/lock/ebpf-overlay-lab.cache.lock")
+CGROUP_NAME = f"ebpf-overlay-lab{_SUFFIX}"
 NETNS_DIR = Path("/run/netns")
 
 # Every process that the lab leaves running carries this variable, so that it can be found when nothing else is known.
-MARKER = "EBPF_OVERLAY_LAB"
+MARKER = f"EBPF_OVERLAY_LAB{_SUFFIX.replace('-', '_')}"
 
 # Tool -> the Debian package that holds it.
 TOOLS = {
@@ -54,7 +66,13 @@ def cache_dir() -> Path:
 
 def nodes_dir() -> Path:
     """The folder with the writable layers of the nodes that run now."""
-    return cache_dir() / "nodes"
+    return cache_dir() / f"nodes{_SUFFIX}"
+
+
+def require_name() -> None:
+    """Raise LabError unless OVERLAY_LAB is a name that a lab can have."""
+    if not re.fullmatch(r"[a-z0-9]{0,8}", NAME):
+        raise LabError(f"OVERLAY_LAB={NAME} cannot name a lab: up to eight small letters and digits can")
 
 
 def require_root() -> None:
@@ -73,10 +91,10 @@ def require_tools(tools: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def lock(wait_seconds: float = 300.0) -> Iterator[None]:
-    """Hold the machine-wide lock: the namespaces' names are fixed, so there is one lab per machine."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with open(LOCK, "a+", encoding="ascii") as handle:
+def lock(path: Path = LOCK, wait_seconds: float = 300.0) -> Iterator[None]:
+    """Hold a machine-wide lock: the namespaces' names are fixed, so there is one lab of each name per machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="ascii") as handle:
         deadline = time.monotonic() + wait_seconds
         announced = False
         while True:

@@ -30,6 +30,7 @@ from lab.cluster import (
     WorkloadPlan,
 )
 from lab.inventory import SSH_OPTIONS
+from lab.paths import PREFIX
 from lab.testing import answers, eventually_http, run_lab
 
 FAMILIES = ("ipv4", "ipv6")
@@ -46,8 +47,16 @@ def lab() -> Iterator[Lab]:
 
 
 def test_only_our_own_names_are_ours() -> None:
-    ours = ["ovl-fabric", "ovl-n1", "ovl-n20", "ovl-n3-w12"]
-    others = ["ovl-x1-n1", "ovl-n0", "ovl-n1-w", "ovl-fabric2", "ovl-n1-x", "cali1", "my-ovl-n1"]
+    ours = [f"{PREFIX}fabric", f"{PREFIX}n1", f"{PREFIX}n20", f"{PREFIX}n3-w12"]
+    others = [
+        "ovl-x1-n1",
+        f"{PREFIX}n0",
+        f"{PREFIX}n1-w",
+        f"{PREFIX}fabric2",
+        f"{PREFIX}n1-x",
+        "cali1",
+        f"my-{PREFIX}n1",
+    ]
     assert [name for name in ours + others if OUR_NAMESPACE.match(name)] == ours
 
 
@@ -83,7 +92,7 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_virtual_environment_the_launcher_says_so() -> None:
     done = run_lab("status", check=False, OVERLAY_PYTHON="/nonexistent/python")
     assert done.returncode == 1
-    assert "make venv" in done.stderr
+    assert "make setup-lab" in done.stderr
 
 
 def test_bad_arguments_are_one_line() -> None:
@@ -99,14 +108,14 @@ def test_bad_arguments_are_one_line() -> None:
 class TestLab:
     def test_status_shows_every_node_and_workload_up(self) -> None:
         done = run_lab("status")
-        assert len(re.findall(r"^ovl-n\d(-w\d)?\s+up ", done.stdout, re.MULTILINE)) == 9
+        assert len(re.findall(rf"^{PREFIX}n\d(-w\d)?\s+up ", done.stdout, re.MULTILINE)) == 9
 
     def test_ansible_reaches_every_node_from_an_ordinary_shell(self) -> None:
         ansible = Path(sys.executable).with_name("ansible")
         command = [str(ansible), "-i", str(paths.INVENTORY), "overlay_nodes", "-m", "ping"]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(re.findall(r"ovl-n\d \| SUCCESS", done.stdout)) == 3
+        assert len(re.findall(rf"{PREFIX}n\d \| SUCCESS", done.stdout)) == 3
 
     def test_a_fresh_node_is_a_bare_machine_of_its_own(self, lab: Lab) -> None:
         seen = set()
@@ -149,13 +158,13 @@ class TestLab:
     def test_node_port_leads_to_the_first_workload(self, lab: Lab, family: str) -> None:
         before = lab.nodes[2].nft_counter("nodeport").packets
         for client in (lab.fabric, lab.nodes[1], lab.workload(1, 1), lab.workload(2, 1), lab.workload(2, 2)):
-            assert client.http_get(getattr(lab.nodes[2], family), NODE_PORT)["workload"] == "ovl-n2-w1"
+            assert client.http_get(getattr(lab.nodes[2], family), NODE_PORT)["workload"] == f"{PREFIX}n2-w1"
         assert lab.nodes[2].nft_counter("nodeport").packets == before + 5
 
     @pytest.mark.parametrize("address", [CLUSTER_IPV4, CLUSTER_IPV6])
     def test_the_cluster_address_leads_to_the_next_node(self, lab: Lab, address: str) -> None:
-        assert lab.workload(1, 2).http_get(address)["workload"] == "ovl-n2-w1"
-        assert lab.nodes[3].http_get(address)["workload"] == "ovl-n1-w1"
+        assert lab.workload(1, 2).http_get(address)["workload"] == f"{PREFIX}n2-w1"
+        assert lab.nodes[3].http_get(address)["workload"] == f"{PREFIX}n1-w1"
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_traffic_that_leaves_the_pod_range_is_masqueraded(self, lab: Lab, family: str) -> None:
@@ -221,13 +230,13 @@ class TestLab:
         assert "clsact" in node.run(["tc", "qdisc", "show", "dev", UPLINK]).stdout
         pid = node.pid
         node.run(["reboot", "-f"], check=False)
-        wait_until(lambda: node.pid not in (None, pid) and answers(node), 10.0, "ovl-n3 is back")
+        wait_until(lambda: node.pid not in (None, pid) and answers(node), 10.0, f"{PREFIX}n3 is back")
         assert node.run(["cat", "/root/kept"]).stdout == "kept\n"
         assert node.run(["cat", "/run/gone"], check=False).returncode != 0
         assert "clsact" not in node.run(["tc", "qdisc", "show", "dev", UPLINK]).stdout
         assert node.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != boot_id
         assert node.run(["cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout == identity
-        assert eventually_http(lab, node) == "ovl-n3-w1"
+        assert eventually_http(lab, node) == f"{PREFIX}n3-w1"
 
     def test_a_node_without_power_is_away_until_it_is_switched_on(self, lab: Lab) -> None:
         node = lab.nodes[3]
@@ -237,7 +246,7 @@ class TestLab:
         with pytest.raises((TimeoutError, ConnectionError, OSError), match=r"timed out|No route|unreachable"):
             lab.fabric.connect(node.ipv4, 22, timeout=0.3)
         node.start()
-        assert eventually_http(lab, node) == "ovl-n3-w1"
+        assert eventually_http(lab, node) == f"{PREFIX}n3-w1"
         assert run_lab("status").returncode == 0
 
     def test_a_machine_that_loses_its_sshd_gets_it_back(self, lab: Lab) -> None:
@@ -249,4 +258,4 @@ class TestLab:
         options = " ".join(SSH_OPTIONS)
         command = f"ssh -i {lab.key} {options} root@{lab.nodes[1].ipv4} hostname"
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-        assert (done.stdout, done.stderr) == ("ovl-n1\n", "")
+        assert (done.stdout, done.stderr) == (f"{PREFIX}n1\n", "")

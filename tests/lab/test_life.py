@@ -16,6 +16,7 @@ import pytest
 from lab import leftovers, namespace, paths
 from lab.api import Lab, wait_until
 from lab.cluster import ClusterPlan
+from lab.paths import PREFIX
 from lab.testing import LAUNCHER, NOTHING, answers, eventually_http, run_lab, traces
 
 
@@ -61,8 +62,8 @@ class TestLife:
         assert node.run(["systemctl", "is-system-running", "--wait"], check=False).stdout == "running\n"
         pid = node.pid
         node.run(["systemctl", "reboot"], check=False)
-        wait_until(lambda: node.pid not in (None, pid) and answers(node), 30.0, "ovl-n1 is back")
-        assert eventually_http(lab, node) == "ovl-n1-w1"
+        wait_until(lambda: node.pid not in (None, pid) and answers(node), 30.0, f"{PREFIX}n1 is back")
+        assert eventually_http(lab, node) == f"{PREFIX}n1-w1"
 
     @pytest.mark.parametrize("delay", [0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0])
     def test_kill_during_up_is_cleaned_up(self, delay: float) -> None:
@@ -76,11 +77,11 @@ class TestLife:
         assert run_lab("status").returncode == 0
 
     def test_half_a_lab_without_any_record_is_found_by_its_names(self) -> None:
-        subprocess.run(["ip", "netns", "add", "ovl-n2"], check=True)
-        subprocess.run(["ip", "netns", "add", "ovl-n2-w1"], check=True)
-        paths.NETNS_DIR.joinpath("ovl-n3").touch()  # a name without a namespace: killed between the two
-        paths.nodes_dir().joinpath("ovl-n2", "upper").mkdir(parents=True)
-        orphan = subprocess.Popen(["ip", "netns", "exec", "ovl-n2", "sleep", "600"])
+        subprocess.run(["ip", "netns", "add", f"{PREFIX}n2"], check=True)
+        subprocess.run(["ip", "netns", "add", f"{PREFIX}n2-w1"], check=True)
+        paths.NETNS_DIR.joinpath(f"{PREFIX}n3").touch()  # a name without a namespace: killed between the two
+        paths.nodes_dir().joinpath(f"{PREFIX}n2", "upper").mkdir(parents=True)
+        orphan = subprocess.Popen(["ip", "netns", "exec", f"{PREFIX}n2", "sleep", "600"])
         run_lab("down")
         assert orphan.wait(timeout=5) == -signal.SIGKILL
         assert traces() == NOTHING
@@ -95,6 +96,31 @@ class TestLife:
             subprocess.run(["ip", "netns", "del", name], check=True)
         assert lab.nodes[1].pid is not None
         run_lab("down")
+        assert traces() == NOTHING
+
+    def test_another_lab_stands_beside_it(self) -> None:
+        """Both have the same addresses; neither sees the other's, in any way in which one is looked for."""
+        run_lab("up", "--nodes", "1", "--workloads", "1")
+        ours = traces()
+        try:
+            run_lab("up", "--nodes", "2", "--workloads", "1", OVERLAY_LAB="other")
+            told = run_lab("exec", "ovl-other-n2-w1", "cat", "/proc/sys/net/ipv4/ip_forward", OVERLAY_LAB="other")
+            assert told.stdout == "0\n"
+            assert "ovl-other-n2-w1" in run_lab("status", OVERLAY_LAB="other").stdout
+            assert traces() == ours
+            run_lab("up", "--nodes", "1", "--workloads", "1")
+            assert run_lab("status", OVERLAY_LAB="other").returncode == 0
+        finally:
+            run_lab("down", OVERLAY_LAB="other")
+        assert run_lab("status").returncode == 0
+        assert "there was none" in run_lab("down", OVERLAY_LAB="other").stdout
+
+    def test_a_name_that_no_lab_can_have(self) -> None:
+        done = run_lab("up", check=False, OVERLAY_LAB="../x")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "lab: OVERLAY_LAB=../x cannot name a lab: up to eight small letters and digits can\n",
+        )
         assert traces() == NOTHING
 
     def test_what_is_not_ours_survives(self) -> None:

@@ -31,7 +31,7 @@ def traces() -> dict[str, object]:
     return {
         "namespaces": namespace.ours(),
         "processes": leftovers.processes(),
-        "mounts": re.findall(r"^\S+ \S*/ovl-[fn]\S*", Path("/proc/self/mounts").read_text(), re.MULTILINE),
+        "mounts": re.findall(rf"^\S+ \S*/{paths.PREFIX}[fn]\S*", Path("/proc/self/mounts").read_text(), re.MULTILINE),
         "cgroup": bool(group and group.exists()),
         "node file systems": paths.nodes_dir().exists(),
         "run folder": paths.RUN_DIR.exists(),

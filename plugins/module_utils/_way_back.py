@@ -168,8 +168,11 @@ def calls_of(given: Mapping[str, Any]) -> tuple[Call, ...]:
     """On the interfaces that the node has now. A map whose layout differs starts empty: the mode is off, nothing looks
     into it."""
     calls = _generations.adapt(given["calls"], given["interfaces"], interfaces())
-    modes = {"on": (mode_on(given["number"]),), "off": (mode_off(),)}
-    return (*_generations.replacing_maps(calls), *modes.get(given["mode"], ()))
+    if given["mode"] == "on":
+        calls = [*calls, mode_on(given["number"])]
+    elif given["mode"] == "off":
+        calls = [*calls, mode_off()]
+    return tuple(_generations.replacing_maps(calls))
 
 
 # --- from one generation to another -----------------------------------------------------------------------------------

@@ -19,6 +19,14 @@ os.environ["ANSIBLE_SSH_RETRIES"] = "0"
 LAB = Path(__file__).resolve().parent.parent / "lab" / "lab"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever shares the lab that is rolled out once comes first, in one go: every other file builds a lab anew."""
+    here = [index for index, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[index] for index in here), key=lambda item: "deployed" not in item.fixturenames)  # type: ignore[attr-defined]
+    for index, item in zip(here, ordered, strict=True):
+        items[index] = item
+
+
 def bring_up(base: str, nodes: int = 3, workloads: int = 2, *options: str) -> Lab:
     command = [LAB, "up", "--nodes", str(nodes), "--workloads", str(workloads), "--base", base, *options]
     subprocess.run(list(map(str, command)), check=True)

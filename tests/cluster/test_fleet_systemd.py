@@ -86,9 +86,10 @@ def test_node_that_reboots_before_it_is_confirmed_has_its_former_generation_bpfm
     assert {key: after[key] for key in ("history", "control")} == {
         key: former_state[key] for key in ("history", "control")
     }
-    # The interfaces have other numbers since, which the names of links' pins begin with.
+    # The network namespace and the interfaces have other numbers since, which the names of links' pins begin with.
     pins, were_pinned = (
-        sorted(re.sub(r"(/links/[^/]+/)\d+-", r"\1", pin) for pin in told["pins"]) for told in (after, former_state)
+        sorted(re.sub(r"(/links/[^/]+/)[^-]+-\d+-", r"\1", pin) for pin in told["pins"])
+        for told in (after, former_state)
     )
     assert pins == were_pinned
     assert takes_the_overlay(node, lab.nodes[2])

@@ -168,11 +168,12 @@ def calls_of(given: Mapping[str, Any]) -> tuple[Call, ...]:
     """On the interfaces that the node has now. A map whose layout differs starts empty: the mode is off, nothing looks
     into it."""
     calls = _generations.adapt(given["calls"], given["interfaces"], interfaces())
+    mode: tuple[Call, ...] = ()
     if given["mode"] == "on":
-        calls = [*calls, mode_on(given["number"])]
+        mode = (mode_on(given["number"]),)
     elif given["mode"] == "off":
-        calls = [*calls, mode_off()]
-    return tuple(_generations.replacing_maps(calls))
+        mode = (mode_off(),)
+    return (*_generations.replacing_maps(calls), *mode)
 
 
 # --- from one generation to another -----------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ docs: setup ## what the modules, filters, the callback and the role document, as
 
 .PHONY: clean
 clean: ## remove everything that can be made again, .venv too
-	@[ ! -e tests/lab/run ] || tests/lab/lab down
+	@for run in tests/lab/run tests/lab/run-*; do \
+	    [ ! -e "$$run" ] || OVERLAY_LAB=$$(expr "$$run" : 'tests/lab/run-\(.*\)' || true) tests/lab/lab down; done
 	rm -rf build .ansible .cache .hypothesis .venv tests/lab/run* tests/output
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

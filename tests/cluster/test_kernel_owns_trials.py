@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from fleet.datapath import TALK_PORT, Cluster, bypassed, full, until_fast
 from fleet.ends import connected, transfer
+from fleet.rules import ruled
 from fleet.traffic import Conversations
 from lab.api import Endpoint, Node, Workload
 from lab.cluster import WORKLOAD_GATEWAY_IPV4, WORKLOAD_GATEWAY_IPV6
@@ -28,24 +29,21 @@ def broken(sender: Node, interface: str, receiver: Endpoint, end: str) -> Iterat
     port = f"tcp {end} {TALK_PORT}"
     stamp = f"""table netdev stamp {{
         chain leaving {{
-        type filter hook egress device "{interface}" priority 0;
-        {port} ip id set {STAMP}
-        {port} ip6 flowlabel set {STAMP}
+            type filter hook egress device "{interface}" priority 0;
+            {port} ip id set {STAMP}
+            {port} ip6 flowlabel set {STAMP}
         }}
     }}"""
-    check = f"""table inet check {{
-        chain arriving {{
+    check = f"""chain arriving {{
         type filter hook prerouting priority -500;
         {port} ip id != {STAMP} drop
         {port} ip6 flowlabel != {STAMP} drop
-        }}
     }}"""
     sender.host_run(["nft", "-f", "-"], stdin=stamp)
-    receiver.host_run(["nft", "-f", "-"], stdin=check)
     try:
-        yield
+        with ruled(receiver, check):
+            yield
     finally:
-        receiver.host_run(["nft", "delete", "table", "inet", "check"])
         sender.host_run(["nft", "delete", "table", "netdev", "stamp"])
 
 
@@ -103,7 +101,7 @@ def guest(node: Node, workload: Workload) -> Iterator[Endpoint]:
         yield inside
     finally:
         destroy_namespace(name)
-        workload.host_run(["sh", "-ec", f"ip link delete br0; ip link delete tap0 || true\n{addresses}"])
+        workload.host_run(["sh", "-ec", f"ip link delete br0 || true; ip link delete tap0 || true\n{addresses}"])
         node.host_run(forget)
 
 

@@ -11,14 +11,14 @@ import struct
 import time
 from collections.abc import Iterator
 
-from lab.api import Endpoint, Node
+from lab.api import Endpoint
 
 TABLE = "kernel_owns"
 
 
 @contextlib.contextmanager
-def ruled(node: Node, chains: str) -> Iterator[None]:
-    """The block runs with a table ``inet`` of these chains on the node. Raises LabError with nft's own message."""
+def ruled(node: Endpoint, chains: str) -> Iterator[None]:
+    """The block runs with a table ``inet`` of these chains there. Raises LabError with nft's own message."""
     node.host_run(["nft", "-f", "-"], stdin=f"table inet {TABLE} {{\n{chains}\n}}\n")
     try:
         yield

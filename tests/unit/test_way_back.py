@@ -49,3 +49,12 @@ def test_what_modules_warn_of_on_the_way_back_is_told(monkeypatch: pytest.Monkey
     wrapped = '{"changed": true, "warnings": ["as text", {"event": {"msg": "as an object"}}]}'
     monkeypatch.setattr(_way_back, "_run_module", lambda *_, **__: wrapped)
     assert _way_back._make([CALL, CALL]) == ["as text", "as an object"] * 2
+
+
+def test_calls_without_a_mode_need_no_number_and_those_with_mode_on_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal by another interpreter has none: what it compares is no generation yet."""
+    monkeypatch.setattr(_way_back, "interfaces", dict)
+    given: dict[str, Any] = {"calls": [CALL], "interfaces": {}, "mode": None}
+    assert _way_back.calls_of(given) == (CALL,)
+    assert _way_back.calls_of({**given, "mode": "off"}) == (CALL, _way_back.mode_off())
+    assert _way_back.calls_of({**given, "mode": "on", "number": 7}) == (CALL, _way_back.mode_on(7))

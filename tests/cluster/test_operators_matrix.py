@@ -83,8 +83,8 @@ def fails_in_batch_2(lab: Lab, folder: Path) -> None:
 
 def is_cut_off(lab: Lab, _folder: Path) -> None:
     before = [history(node)["number"] for node in lab.nodes.values()]
-    with cut_at(lab.nodes[2], "Fill the maps", batch=2) as begun:
-        done = play.playbook(SITE, variables=variables(overlay_apply_timeout=150), begun=begun)
+    with cut_at(lab.nodes[2], "Read the overlay's counters over a new connection", batch=2) as begun:
+        done = play.playbook(SITE, variables=variables(), begun=begun)
     back = "was rolled out, and taken back"
     settled(lab, 300)
     agrees(lab, done, 2, n1=back, n2="FAILED at", n3=back)

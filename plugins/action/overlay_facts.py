@@ -3,15 +3,19 @@
 
 One that an earlier command left open may be dead without anybody knowing, and was made with that command's options.
 The facts get what the controller knows better than the node: when and from where they were gathered, and how long that
-took, from which follows how long a batch takes.
+took, from which follows how long a batch takes. The module is told which code the controller would make a generation
+with: a node that was made with the same can tell at once whether it is still what it was told to be.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._runtime import packed_once
 
 
 class ActionModule(ActionBase):
@@ -24,8 +28,11 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         if hasattr(self._connection, "reset"):
             self._connection.reset()
+        arguments = {**self._task.args, "code": hashlib.sha256(packed_once()).hexdigest()}
         began = time.time()
-        result.update(self._execute_module(module_name="ebpf.overlay.overlay_facts", task_vars=task_vars))
+        result.update(
+            self._execute_module(module_name="ebpf.overlay.overlay_facts", module_args=arguments, task_vars=task_vars)
+        )
         facts = result.get("ansible_facts", {}).get("overlay")
         if isinstance(facts, dict):
             host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname", "")

@@ -4,26 +4,11 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-from pathlib import Path
 from typing import Any
 
-from ansible import constants
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.ebpf.overlay.plugins.plugin_utils import _runtime
-
-
-def packed_once() -> bytes:
-    """A quarter of a second of work for the first task of a run; all others, each in a process of its own, read it."""
-    path = Path(constants.DEFAULT_LOCAL_TMP, "ebpf-overlay-runtime.zip")
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            new = path.with_suffix(".new")
-            new.write_bytes(_runtime.pack())
-            new.rename(path)  # whole or not at all, on a full disk too
-        return path.read_bytes()
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._runtime import packed_once
 
 
 class ActionModule(ActionBase):

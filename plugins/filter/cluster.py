@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.utils.display import Display
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _peers, _services, _source, _topology
+from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _peers, _services, _source, _topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
@@ -109,6 +109,17 @@ def generation_calls(
     ]
 
 
+def already(calls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], enable: bool) -> bool:
+    """The calls of a node's generation, its facts, and whether it is switched on if somebody switched it off -> whether
+    the node was all that when the facts were gathered, so that it need not be asked again."""
+    there = facts.get("generation") or {}
+    return bool(
+        there.get("as_confirmed")
+        and not (enable and there.get("switched_off"))
+        and there.get("digest") == _generations.digest_of(calls)
+    )
+
+
 def probers(known: str, name: str) -> list[str]:
     """The nodes that can probe node ``name``: all others of the picture, beginning with the next one."""
     names = list(json.loads(known)["nodes"])
@@ -200,7 +211,7 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
         would = hostvars[name].get("ansible_check_mode", False)
         told = {
             "": "not reached by the roll-out, nothing changed",
-            "unchanged": "nothing to do",
+            "unchanged": "nothing to do" + (f" (looked at {verdict['looked_at']})" if verdict.get("looked_at") else ""),
             "confirmed": "would be rolled out and confirmed" if would else "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
             "returned": "was rolled out, and taken back because of the failure elsewhere",
@@ -226,6 +237,7 @@ class FilterModule:
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
             "generation_calls": generation_calls,
+            "already": already,
             "probers": probers,
             "probe_targets": probe_targets,
             "probe_sources": probe_sources,

@@ -13,7 +13,9 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils import _way_back
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import run_program
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import History
+from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import StoredRuntime, run_program
 from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import python
 
 
@@ -42,13 +44,41 @@ class Runtime:
     def rehearse(self, calls: Any) -> tuple[dict[str, Any], ...]:
         """In this process where its interpreter is the one that the modules need: a second one takes longer to start
         than all the calls together."""
-        # The interpreter of a virtual environment is the same file and lacks the distribution's libraries.
-        same = os.path.realpath(sys.executable) == os.path.realpath(python()) and sys.prefix == sys.base_prefix
-        if not same:
+        if not _same_interpreter():
             given: dict[str, Any] = {"calls": list(calls), "interfaces": {}, "mode": None}
             return tuple(self.call("rehearse", given)["differences"])
         with self._file() as path:
-            for name, package in list(sys.modules.items()):
-                if name.partition(".")[0] in ("ansible", "ansible_collections") and hasattr(package, "__path__"):
-                    package.__path__.append(f"{path}/{name.replace('.', '/')}")
-            return tuple(_way_back.rehearse(calls))
+            return _rehearse_here(path, calls)
+
+
+def _same_interpreter() -> bool:
+    """That of a virtual environment is the same file and lacks the distribution's libraries."""
+    return os.path.realpath(sys.executable) == os.path.realpath(python()) and sys.prefix == sys.base_prefix
+
+
+def _rehearse_here(path: str, calls: Any) -> tuple[dict[str, Any], ...]:
+    """``path``: where the modules are that this one did not bring along; of the same code as this one."""
+    for name, package in list(sys.modules.items()):
+        if name.partition(".")[0] in ("ansible", "ansible_collections") and hasattr(package, "__path__"):
+            package.__path__.append(f"{path}/{name.replace('.', '/')}")
+    return tuple(_way_back.rehearse(calls))
+
+
+def is_as_confirmed(store: Store, history: History, code: str) -> bool:
+    """Whether the node is what its confirmed generation says, made by ``code`` (a SHA-256), and no attempt waits.
+
+    Reads only. What cannot be told is False: whoever begins a generation looks again, and tells why.
+    """
+    record = history.generations.get(history.confirmed)
+    if record is None or history.attempt or history.damaged:
+        return False
+    stored = StoredRuntime(store.runtime(record.number), record)
+    mode = _way_back.mode_off() if history.switched_off else _way_back.mode_on(record.number)
+    try:
+        if stored.digest() != code:
+            return False
+        if not _same_interpreter():
+            return not stored.rehearse("off" if history.switched_off else "on")
+        return not _rehearse_here(stored.path, [*record.calls, mode])
+    except OverlayError:
+        return False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -74,6 +75,14 @@ class StoredRuntime:
                 return stream.read() == content
         except OSError:
             return False
+
+    def digest(self) -> str:
+        """SHA-256 of the code; empty where it is not there."""
+        try:
+            with open(self.path, "rb") as stream:
+                return hashlib.sha256(stream.read()).hexdigest()
+        except OSError:
+            return ""
 
     def check(self) -> None:
         """Raises :class:`OverlayError` where it is not there or damaged."""

@@ -36,6 +36,15 @@ options:
         nodes are missing.
     type: bool
     default: false
+  compare:
+    description:
+      - Whether to compare the node with its confirmed generation, as RV(ansible_facts.overlay.generation) tells.
+      - That is done where the generation was made by the code of this collection, and takes half a second.
+    type: bool
+    default: false
+  code:
+    description: The digest of that code, as the action plugin hands it over. Not for use in playbooks.
+    type: str
 extends_documentation_fragment:
   - ebpf.overlay.attributes
 attributes:
@@ -78,6 +87,7 @@ ansible_facts:
           settings: {net.netfilter.nf_conntrack_tcp_be_liberal: 0}
         control: {deadline: 0, epoch: 1, generation: 0, mode: "on", second: 250}
         format: 2
+        generation: {number: 2, digest: 5f3b103b75d4…, switched_off: false, as_confirmed: true}
         interfaces:
           - addresses: ["198.18.0.11/24"]
             external: false
@@ -144,6 +154,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import (
 )
 from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import is_as_confirmed
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
@@ -170,6 +181,18 @@ def known_peers(interfaces: list[dict[str, Any]]) -> list[str]:
         if value["uplink"] if isinstance(value, dict) else value == PEER:
             found.append(entry["key"])
     return found
+
+
+def confirmed_generation(code: str | None) -> dict[str, Any]:
+    """Where the node is, and whether it is known to be what that says."""
+    store = Store()
+    history = store.read(mending=True)
+    return {
+        "number": history.confirmed,
+        "digest": history.digest,
+        "switched_off": history.switched_off,
+        "as_confirmed": bool(code) and is_as_confirmed(store, history, str(code)),
+    }
 
 
 def look_at_workloads(workloads: list[dict[str, Any]], chains: list[dict[str, str]]) -> None:
@@ -232,6 +255,7 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "libraries": {library: importable(library) for library in ("bcc", "pyroute2")},
         "identity": identity(),
         "gathered_at": int(time.time()),
+        "generation": confirmed_generation(module.params["code"]) if module.params["compare"] else None,
         "known_peers": known_peers(interfaces) if module.params["known_peers"] else [],
         "control": asdict(control) if control else None,
         "conntrack": {
@@ -249,6 +273,8 @@ def main() -> None:
             "uplinks": {"type": "list", "elements": "str", "default": []},
             "workload_interfaces": {"type": "list", "elements": "str", "default": ["cali*"]},
             "known_peers": {"type": "bool", "default": False},
+            "compare": {"type": "bool", "default": False},
+            "code": {"type": "str"},
         },
         supports_check_mode=True,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import importlib.util
 import io
 import posixpath
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ansible import constants
 from ansible.release import __version__
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import FORMAT
@@ -41,6 +43,18 @@ from {COLLECTION}.module_utils._way_back import main
 sys.exit(main(sys.argv[1:]))
 """
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+
+
+def packed_once() -> bytes:
+    """A quarter of a second of work for the first task of a run; all others, each in a process of its own, read it."""
+    path = Path(constants.DEFAULT_LOCAL_TMP, "ebpf-overlay-runtime.zip")
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            new = path.with_suffix(".new")
+            new.write_bytes(pack())
+            new.rename(path)  # whole or not at all, on a full disk too
+        return path.read_bytes()
 
 
 def pack(more: Sequence[str] = ()) -> bytes:

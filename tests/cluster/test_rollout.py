@@ -17,7 +17,11 @@ from fleet.generation import takes_the_overlay
 from lab.api import Lab, Node
 from lab.paths import PREFIX
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+
 SITE = "site.yml"
+LINKS = f"{PIN_DIR}/links/ebpf_2eoverlay"
+GATHER = "Gather the overlay's facts"
 
 
 @dataclass
@@ -107,12 +111,20 @@ def test_second_run_changes_nothing_and_compiles_nothing(story: Story) -> None:
     assert all(len(found) >= 2 for found in programs.values())
     again = play.playbook(SITE).succeeded()
     assert again.changes == set()
-    assert not any(result.result.get("compiled") for result in again.of("Build and load the datapath"))
+    assert again.visits == {(node.name, GATHER) for node in story.lab.nodes.values()}
+    assert "nothing to do (looked at " in again.output
     assert {node.name: state.program_ids(node) for node in story.lab.nodes.values()} == programs
 
 
-@pytest.mark.usefixtures("story")
-def test_dry_run_of_the_second_run_predicts_nothing() -> None:
+def test_a_node_that_somebody_changed_is_the_only_one_that_is_asked_again(story: Story) -> None:
+    node = story.lab.nodes[2]
+    carried = node.run(["ls", LINKS]).stdout.split()
+    node.run(["rm", f"{LINKS}/{carried[0]}"])
+    predicted = play.playbook(SITE, "--check", "--diff").succeeded()
+    assert {host for host, _task in predicted.changes} == {node.name}
+    assert {host for host, task in predicted.visits if task != GATHER} == {node.name}
+    assert play.playbook(SITE).succeeded().changes == predicted.changes
+    assert node.run(["ls", LINKS]).stdout.split() == carried
     assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()
 
 

@@ -53,6 +53,11 @@ class Run:
         """The (host, task) pairs that changed something, or would."""
         return {(result.host, result.task) for result in self.results if result.changed}
 
+    @property
+    def visits(self) -> set[tuple[str, str]]:
+        """The (host, task) pairs that ran a module on a node."""
+        return {(result.host, result.task) for result in self.results if "invocation" in result.result}
+
     def of(self, task: str, host: str | None = None) -> list[Result]:
         """The results of a task, by name."""
         return [r for r in self.results if r.task == task and host in (None, r.host)]

@@ -38,7 +38,7 @@ options:
     default: false
   compare:
     description:
-      - Whether to compare the node with its confirmed generation, as RV(ansible_facts.overlay.generation) tells.
+      - Whether to compare the node with its confirmed generation, as C(ansible_facts.overlay.generation) tells.
       - That is done where the generation was made by the code of this collection, and takes half a second.
     type: bool
     default: false

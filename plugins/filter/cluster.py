@@ -218,6 +218,9 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "foreign": "was rolled out, and changed by another run since; not taken back",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
+            "retired": f"{'would be' if would else 'was'} retired: the overlay is off, and out of the other nodes' maps",
+            "left behind": f"LEFT BEHIND, it could not be reached ({verdict.get('reason')}), and out of the other nodes' "
+            f"maps. If it comes back: rollback.yml -e overlay_rollback_to=0 --limit {name}",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
         lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))

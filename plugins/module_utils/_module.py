@@ -15,6 +15,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
 
 # bcc and pyroute2 come from the distribution and are bound to its own interpreter.
 INTERPRETERS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
+SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
 
 def converge(
@@ -52,11 +53,18 @@ def converge(
 
 def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
     """Run ``main`` and end the module with its return values, or with the four parts of the error."""
+    os.environ["PATH"] = complete_path(os.environ.get("PATH", ""))
     try:
         result = main()
     except OverlayError as error:
         module.fail_json(msg=str(error), error=error.parts())
     module.exit_json(**result)
+
+
+def complete_path(path: str) -> str:
+    """With the folders of tc, nft, iptables and what dpkg calls, which root lacks who came by su(1)."""
+    folders = [folder for folder in path.split(os.pathsep) if folder]
+    return os.pathsep.join([*folders, *(folder for folder in SYSTEM_FOLDERS if folder not in folders)])
 
 
 def importable(library: str) -> bool:

@@ -213,9 +213,7 @@ def look_at_workloads(workloads: list[dict[str, Any]], chains: list[dict[str, st
 
 def gather(module: AnsibleModule) -> dict[str, Any]:
     def command(arguments: list[str]) -> tuple[int, str, str]:
-        # Also below /sbin, which is not in everybody's PATH.
-        path = module.get_bin_path(arguments[0]) or arguments[0]
-        return module.run_command([path, *arguments[1:]], handle_exceptions=False)
+        return module.run_command(arguments, handle_exceptions=False)
 
     globs, workload_globs = module.params["uplinks"], module.params["workload_interfaces"]
     chains, unknown = _links.netdev_chains(command)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet import play
+from fleet import play, state
 from fleet.datapath import AT_ONCE
 from lab import paths
 from lab.api import Lab, Node
@@ -173,3 +173,37 @@ def test_node_that_is_taken_out_leaves_the_maps_of_the_others(lab: Lab, tmp_path
         assert of_node(lab, 3) <= gone
         assert now.items() <= before[f"{PREFIX}n{number}"].items()
         assert of_node(lab, other) <= set(now)
+
+
+def test_node_that_is_retired_loses_the_overlay_and_leaves_the_maps_of_the_others(lab: Lab, tmp_path: Path) -> None:
+    leaving, others = lab.nodes[3], [lab.nodes[1], lab.nodes[2]]
+    site(tmp_path).succeeded()
+    assert all(of_node(lab, 3) <= set(entries(node)["peers"]) for node in others)
+    leaving.stop()
+    try:
+        done = site(tmp_path, overlay_retire=[leaving.name]).succeeded()
+    finally:
+        leaving.start()
+    assert f"{leaving.name}: LEFT BEHIND, it could not be reached" in " ".join(done.output.split())
+    assert not any(of_node(lab, 3) & set(entries(node)["peers"]) for node in others)
+    site(tmp_path).succeeded()  # it is back
+
+    done = foretold(tmp_path, overlay_retire=leaving.name).succeeded()
+    assert f"{leaving.name}: was retired: the overlay is off, and out of the other nodes' maps" in done.output
+    assert {host for host, _task in done.changes} == {node.name for node in lab.nodes.values()}
+    assert not any(of_node(lab, 3) & set(entries(node)["peers"]) for node in others)
+    bare = state.observe(leaving)
+    assert (bare.pins or (), bare.filters) == ((), ())
+    assert not [path for path in bare.files if "ebpf-overlay" in path]
+    assert site(tmp_path, overlay_retire=leaving.name).succeeded().changes == set()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [("nobody", "no such host is in the group"), (",".join(f"{PREFIX}n{one}" for one in (1, 2, 3)), "no node would stay")],
+    ids=["a name that is no node", "all nodes"],
+)
+def test_who_cannot_be_retired_is_refused(lab: Lab, tmp_path: Path, names: str, words: str) -> None:
+    before = maps(lab)
+    assert_refused(site(tmp_path, overlay_retire=names), words)
+    assert maps(lab) == before

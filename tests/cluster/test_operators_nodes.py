@@ -18,7 +18,7 @@ import yaml
 from fleet import play
 from fleet.datapath import AT_ONCE
 from lab import paths
-from lab.api import Lab
+from lab.api import Lab, Node
 from lab.cluster import FABRIC
 from lab.inventory import SSH_OPTIONS
 
@@ -112,3 +112,75 @@ def test_controller_writes_the_status_without_the_nodes_become(tmp_path: Path) -
     )
     done.succeeded()
     assert {node["state"] for node in json.loads(status.read_text(encoding="utf-8"))["nodes"]} <= {"overlaid", "bare"}
+
+
+def test_addresses_that_move_or_are_on_all_nodes_are_nobodys(lab: Lab) -> None:
+    """The virtual one goes to another node, as keepalived does it; the run after that has nothing to do."""
+    first, second = lab.nodes[1], lab.nodes[2]
+    for node in lab.nodes.values():
+        node.host_run(["ip", "address", "add", "203.0.113.53/32", "dev", "lo"])
+    virtual = ["198.18.0.200/32", "fd00:198:18::200/128"]
+
+    def move(node: Node, doing: str) -> None:
+        for address in virtual:
+            node.host_run(["ip", "address", doing, address, "dev", node.uplink, *(["nodad"] if ":" in address else [])])
+
+    first.host_run(["ip", "address", "add", "fd00:198:18::abcd/64", "dev", first.uplink, "nodad", "preferred_lft", "0"])
+    move(first, "add")
+    play.playbook(SITE, variables=AT_ONCE).succeeded()
+    move(first, "del")
+    move(second, "add")
+    done = play.playbook(SITE, variables=AT_ONCE).succeeded()
+    assert done.changes == set()
+    assert {task for _host, task in done.visits} == {"Gather the overlay's facts"}
+
+
+SECRET = "not a good one"
+
+
+@pytest.fixture
+def people(lab: Lab, tmp_path: Path) -> Path:
+    """Nobody logs in as root: by su(1), whose root has no sbin in its PATH, by sudo with a password, and without."""
+    key = paths.KEY.with_suffix(".pub").read_text(encoding="utf-8")
+    script = """set -e
+        id deploy 2>/dev/null || useradd -m -s /bin/bash deploy
+        mkdir -p /home/deploy/.ssh && cat >/home/deploy/.ssh/authorized_keys && chown -R deploy /home/deploy/.ssh
+        printf 'root:%s\\ndeploy:%s\\n' "$1" "$1" | chpasswd
+        [ "$2" = su ] || command -v sudo >/dev/null || { apt-get update -q && apt-get install -qy sudo; }
+        [ "$2" = su ] || echo "deploy ALL=(ALL) $3 ALL" >/etc/sudoers.d/deploy"""
+    ways = {"n1": ("su", ""), "n2": ("sudo", ""), "n3": ("sudo", "NOPASSWD:")}
+    for number, node in lab.nodes.items():
+        node.run(["bash", "-c", script, "-", SECRET, *ways[f"n{number}"]], stdin=key)
+
+    def change(found: dict[str, Any]) -> None:
+        found["all"] = {"vars": {"ansible_become": True}}
+        for number, node in lab.nodes.items():
+            method, free = ways[f"n{number}"]
+            found["overlay_nodes"]["hosts"][node.name].update(
+                {"ansible_user": "deploy", "ansible_become_method": method}
+                | ({} if free else {"ansible_become_password": SECRET})
+            )
+
+    return inventory(tmp_path, change)
+
+
+def test_whoever_becomes_root_on_the_node_does_all_of_it(lab: Lab, tmp_path: Path, people: Path) -> None:
+    status = tmp_path / "status.json"
+
+    def run(name: str, *options: str, **variables: Any) -> play.Run:
+        return play.playbook(name, *options, variables={**AT_ONCE, **variables}, inventory=people).succeeded()
+
+    path = play.module(lab.nodes[1].name, "ansible.builtin.command", {"cmd": "printenv PATH"}, "-i", str(people))
+    assert "sbin" not in path.result["stdout"]
+    services = [{"port": 8080}, {"port": 9090}]
+    foretold = run(SITE, "--check", "--diff", overlay_services=services)
+    assert run(SITE, overlay_services=services).changes == foretold.changes != set()
+    again = run(SITE, overlay_services=services)
+    assert {task for _host, task in again.visits} == {"Gather the overlay's facts"}
+    run("playbooks/status.yml", overlay_status_json=str(status))
+    assert {node["state"] for node in json.loads(status.read_text(encoding="utf-8"))["nodes"]} == {"overlaid"}
+    run("playbooks/disable.yml")
+    run("playbooks/enable.yml", overlay_services=services)
+    run("rollback.yml", overlay_rollback_to=0)
+    for node in lab.nodes.values():
+        assert node.run(["sh", "-c", "ls /var/lib/ebpf-overlay 2>/dev/null; true"]).stdout == ""

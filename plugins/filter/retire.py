@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nodes that leave the cluster for good, as ``overlay_retire`` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
+
+
+def retired(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """All nodes -> those that leave, whichever host's variables say so; in the order of the nodes."""
+    names = list(names)
+    settings = (raw_variables(hostvars, name).get("node_settings") or {} for name in names)
+    leaving = {name for found in settings for name in found.get("overlay_retire") or ()}
+
+    def checked() -> list[str]:
+        unknown = sorted(leaving - set(names))
+        if unknown or leaving.issuperset(names) and names:
+            raise OverlayError(
+                "retire nodes",
+                f"overlay_retire: {', '.join(unknown or sorted(leaving))}",
+                "no such host is in the group overlay_nodes" if unknown else "no node would stay",
+                "Nothing was changed. "
+                + (
+                    "Leave the node in the inventory for this one run, and take it out after it."
+                    if unknown
+                    else "Take the overlay off all nodes with rollback.yml and overlay_rollback_to=0."
+                ),
+            )
+        return [name for name in names if name in leaving]
+
+    found: list[str] = or_filter_error(checked)
+    return found
+
+
+def staying(hostvars: Mapping[str, Any], names: Iterable[str]) -> str:
+    """All nodes -> the pattern of hosts for those that stay, once the run has worked out who leaves."""
+    leaving = next((found for name in names if (found := raw_variables(hostvars, name).get("node_retired"))), [])
+    return ":!".join(["overlay_nodes", *leaving])
+
+
+class FilterModule:
+    """Filters ``ebpf.overlay.retired`` and ``ebpf.overlay.staying``; beside this file each has its documentation."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"retired": retired, "staying": staying}

@@ -29,8 +29,9 @@ SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 BASE_PACKAGES = ("openssh-server", "python3", "iproute2", "systemd-sysv")
 READY_PACKAGES = ("python3-bpfcc", "python3-pyroute2", "linux-libc-dev")
-# What a node can install besides: Ansible's apt module wants python3-apt and installs it by itself when it is missing.
-EXTRA_PACKAGES = ("python3-apt",)
+# What a node can install besides: Ansible's apt module wants python3-apt and installs it by itself when it is missing;
+# sudo is for tests.
+EXTRA_PACKAGES = ("python3-apt", "sudo")
 # Raise this when the recipe below changes, so that caches of the old recipe are not used.
 RECIPE = 3
 

@@ -17,6 +17,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._identity import iden
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
+_FORGOTTEN = "and the other nodes' maps do not name the node any more"
+
 
 def picture(
     names: Iterable[str], hostvars: Mapping[str, Any], fresh: Iterable[str], max_age: float, visited: Iterable[str] = ()
@@ -218,9 +220,9 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "foreign": "was rolled out, and changed by another run since; not taken back",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
-            "retired": f"{'would be' if would else 'was'} retired: the overlay is off, and out of the other nodes' maps",
-            "left behind": f"LEFT BEHIND, it could not be reached ({verdict.get('reason')}), and out of the other nodes' "
-            f"maps. If it comes back: rollback.yml -e overlay_rollback_to=0 --limit {name}",
+            "retired": f"{'would be' if would else 'was'} retired: the overlay is off, {_FORGOTTEN}",
+            "left behind": f"LEFT BEHIND, it could not be reached ({verdict.get('reason')}), {_FORGOTTEN}. "
+            f"If it comes back: rollback.yml -e overlay_rollback_to=0 --limit {name}",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
         lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))

@@ -18,7 +18,7 @@ def retired(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
 
     def checked() -> list[str]:
         unknown = sorted(leaving - set(names))
-        if unknown or leaving.issuperset(names) and names:
+        if unknown or (leaving.issuperset(names) and names):
             raise OverlayError(
                 "retire nodes",
                 f"overlay_retire: {', '.join(unknown or sorted(leaving))}",
@@ -38,7 +38,9 @@ def retired(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
 
 def staying(hostvars: Mapping[str, Any], names: Iterable[str]) -> str:
     """All nodes -> the pattern of hosts for those that stay, once the run has worked out who leaves."""
-    leaving = next((found for name in names if (found := raw_variables(hostvars, name).get("node_retired"))), [])
+    leaving: list[str] = next(
+        (found for name in names if (found := raw_variables(hostvars, name).get("node_retired"))), []
+    )
     return ":!".join(["overlay_nodes", *leaving])
 
 

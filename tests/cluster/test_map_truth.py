@@ -189,7 +189,7 @@ def test_node_that_is_retired_loses_the_overlay_and_leaves_the_maps_of_the_other
     site(tmp_path).succeeded()  # it is back
 
     done = foretold(tmp_path, overlay_retire=leaving.name).succeeded()
-    assert f"{leaving.name}: was retired: the overlay is off, and out of the other nodes' maps" in done.output
+    assert f"{leaving.name}: was retired: the overlay is off, and the other nodes' maps" in done.output
     assert {host for host, _task in done.changes} == {node.name for node in lab.nodes.values()}
     assert not any(of_node(lab, 3) & set(entries(node)["peers"]) for node in others)
     bare = state.observe(leaving)
@@ -200,7 +200,10 @@ def test_node_that_is_retired_loses_the_overlay_and_leaves_the_maps_of_the_other
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [("nobody", "no such host is in the group"), (",".join(f"{PREFIX}n{one}" for one in (1, 2, 3)), "no node would stay")],
+    [
+        ("nobody", "no such host is in the group"),
+        (",".join(f"{PREFIX}n{one}" for one in (1, 2, 3)), "no node would stay"),
+    ],
     ids=["a name that is no node", "all nodes"],
 )
 def test_who_cannot_be_retired_is_refused(lab: Lab, tmp_path: Path, names: str, words: str) -> None:

@@ -212,7 +212,7 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
         verdict = raw_variables(hostvars, name).get("node_verdict") or {}
         would = hostvars[name].get("ansible_check_mode", False)
         told = {
-            "": "not reached by the roll-out, nothing changed",
+            "": f"not reached by the roll-out, {_untouched(raw_variables(hostvars, name))}",
             "unchanged": "nothing to do" + (f" (looked at {verdict['looked_at']})" if verdict.get("looked_at") else ""),
             "confirmed": "would be rolled out and confirmed" if would else "rolled out and confirmed",
             "failed": f"FAILED at '{verdict.get('step')}': {verdict.get('reason')}",
@@ -227,6 +227,11 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
         now = verdict.get("now")
         lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))
     return lines + [f"{name}: {told}" for name, told in silent.items()]
+
+
+def _untouched(variables: Mapping[str, Any]) -> str:
+    installed = (variables.get("node_prepared") or {}).get("installed")
+    return f"only packages were installed: {', '.join(installed)}" if installed else "nothing changed"
 
 
 def _overlay(variables: Mapping[str, Any]) -> Any:

@@ -76,6 +76,15 @@ def importable(library: str) -> bool:
     return any(os.path.exists(os.path.join(folder, "libbcc.py")) for folder in spec.submodule_search_locations or ())
 
 
+def available(library: str) -> bool:
+    """Whether this interpreter or one of the distribution's could import ``library``."""
+    return importable(library) or bool(respawn.probe_interpreters_for_module(INTERPRETERS, _probe(library)))
+
+
+def _probe(library: str) -> str:
+    return "bcc.libbcc" if library == "bcc" else library
+
+
 def respawn_where_importable(library: str) -> bool:
     """Respawn the module under the distribution's interpreter when only that one has ``library``.
 
@@ -83,9 +92,8 @@ def respawn_where_importable(library: str) -> bool:
     """
     if importable(library):
         return True
-    probe = "bcc.libbcc" if library == "bcc" else library
     if not respawn.has_respawned():
-        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, probe)
+        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, _probe(library))
         if interpreter:
             vars(respawn)["os"] = _RoomyPipe()
             respawn.respawn_module(interpreter)

@@ -106,7 +106,7 @@ ansible_facts:
         gathered_at: 1764043200
         identity: {machine_id: 3e0a4c1f5a5f4a32a6d6b3a0d1f6f1aa, boot_id: 0b1c7f3e-6c0b-4f43-9d35-6a2f0c1be111}
         kernel: {release: "6.12.43+deb13-amd64", version: "6.12.43"}
-        libraries: {bcc: true, pyroute2: true}
+        libraries: {bcc: true, pyroute2: true, headers: true}
         package_manager: apt
         known_peers: []
         links_left_out:
@@ -156,14 +156,18 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._control import known
 from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import is_as_confirmed
 from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._headers import SYSTEM
 from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
 from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
 from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._module import available, run
 from ansible_collections.ebpf.overlay.plugins.module_utils._peers import PEER
 from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL, is_liberal
 from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
+
+PACKAGE_MANAGERS = {"apt": "apt-get", "dnf": "dnf"}
+HEADER = f"{SYSTEM}/linux/if_packet.h"  # one of the UAPI headers, which are in one package
 
 
 def known_peers(interfaces: list[dict[str, Any]]) -> list[str]:
@@ -249,8 +253,8 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "routes": [route for route in routes if route["interface"] and route["interface"] not in carriers],
         "kernel": {"release": platform.release(), "version": ".".join(map(str, version))},
         "capabilities": {**_kernel.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
-        "package_manager": "apt" if shutil.which("apt-get") else "dnf",
-        "libraries": {library: importable(library) for library in ("bcc", "pyroute2")},
+        "package_manager": next((name for name, tool in PACKAGE_MANAGERS.items() if shutil.which(tool)), ""),
+        "libraries": {**{name: available(name) for name in ("bcc", "pyroute2")}, "headers": os.path.exists(HEADER)},
         "identity": identity(),
         "gathered_at": int(time.time()),
         "generation": confirmed_generation(module.params["code"]) if module.params["compare"] else None,

@@ -188,7 +188,7 @@ def package_manager(module: AnsibleModule) -> Apt | Dnf:
         "install packages",
         ", ".join(module.params["packages"]),
         "neither dpkg-query and apt-get nor rpm and dnf are in PATH",
-        "Install the packages by the means of this distribution, and leave this task out.",
+        "Install them by the means of this distribution (into the image, where nodes are made from one), then run again.",
     )
 
 
@@ -224,10 +224,10 @@ def check_root(operations: tuple[Any, ...]) -> None:
 def install_missing(module: AnsibleModule) -> dict[str, Any]:
     wanted = module.params["packages"]
     check_names(wanted)
-    manager = package_manager(module)
+    manager = package_manager(module) if wanted else None
 
     def observe() -> set[str]:
-        return manager.installed(wanted) if wanted else set()
+        return manager.installed(wanted) if manager else set()
 
     def plan(installed: set[str]) -> Plan:
         planned = plan_packages(wanted, installed)
@@ -235,7 +235,7 @@ def install_missing(module: AnsibleModule) -> dict[str, Any]:
         return planned
 
     def apply(operations: tuple[Install, ...]) -> None:
-        for operation in operations:
+        for operation in operations if manager else ():
             manager.install(operation.packages)
 
     planned = converge(module, observe, plan, apply)

@@ -200,6 +200,7 @@ def fails_and_goes_back(lab: Lab, trouble: Trouble, batch: int, folder: Path) ->
     assert done.code != 0, done.output
     assert f"{node.name}: FAILED at '{trouble.task}'" in told.replace("''", "'"), done.output
     assert trouble.reason in told, done.output
+    assert trouble.task != INSTALL or not done.of(BEGIN), "packages come before the first switch-on, on all nodes"
     assert f"now: generation {before[node.name]['history']['number']}" in told, done.output
     settled(lab, 10)
     touched = {host for host, _task in done.changes}

@@ -66,6 +66,24 @@ def test_locked_package_lists_are_waited_for(lab: Lab) -> None:
     assert time.monotonic() - began >= 6
 
 
+def test_image_that_brings_its_own_packages_needs_no_package_manager(lab: Lab) -> None:
+    node = lab.nodes[1]
+    node.run(["mv", "/usr/bin/apt-get", "/root/"])
+    node.run(["mv", "/usr/include/linux/types.h", "/usr/include/linux/if_packet.h", "/root/"])
+    try:
+        refused = play.playbook(SITE, variables=AT_ONCE)
+        node.run(["sh", "-c", "mv /root/*.h /usr/include/linux/"])
+        done = play.playbook(SITE, variables=AT_ONCE)
+        play.playbook("rollback.yml", variables={"overlay_rollback_to": 0}).succeeded()
+    finally:
+        node.run(["mv", "/root/apt-get", "/usr/bin/"])
+    assert refused.code != 0
+    assert f"{node.name}: FAILED at 'Install bcc, pyroute2 and the UAPI headers': Cannot install packages" in said(refused)
+    assert "Install them by the means of this distribution" in said(refused)
+    assert refused.changes == set()
+    done.succeeded()
+
+
 @pytest.fixture
 def bastion(lab: Lab) -> Iterator[str]:
     """A way to the nodes through ovl-n1, which lets two connections at a time log in and refuses all others."""

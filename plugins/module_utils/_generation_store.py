@@ -8,6 +8,7 @@
 ``confirmed.json``       which generation the node is at
 ``switched-off.json``    there while the node stays off whatever is rolled out
 ``trouble.json``         there while the node's own way back fails
+``spare``                space that is given up for the records of the way back when the disk is full
 
 Every file and folder comes into being by a rename, so a crash at any byte leaves what was readable before.
 """
@@ -33,6 +34,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._records import (
     DamagedRecordError,
     encode,
     format_of,
+    is_full,
     read_record,
     remove,
     sync_folder,
@@ -41,6 +43,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._records import (
 )
 
 MANIFEST, RUNTIME = "manifest.json", "runtime.zip"
+SPARE = 16384  # bytes: two blocks and more for each of the small records
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Store:
         self._confirmed = os.path.join(root, "confirmed.json")
         self._switched_off = os.path.join(root, "switched-off.json")
         self._trouble = os.path.join(root, "trouble.json")
+        self._spare = os.path.join(root, "spare")
         self._gone = f"{root}.gone"
 
     # --- read ---------------------------------------------------------------------------------------------------------
@@ -150,6 +154,8 @@ class Store:
             shutil.rmtree(self._gone, ignore_errors=True)
             for folder in (self._generations, self._attempts):
                 os.makedirs(folder, mode=0o700, exist_ok=True)
+            if not os.path.exists(self._spare):
+                write(self._spare, os.urandom(SPARE))
             former = self._readable_attempt()
             self._add(attempt, generation, runtime)
             arm()
@@ -167,7 +173,7 @@ class Store:
                 self._adopt(attempt)
             # A generation of release 1.0.0 can be gone on with by that release.
             first = format_of(os.path.join(self._generations, str(number), MANIFEST)) == 1
-            write(self._confirmed, encode(_Confirmed(number, by, left), first))
+            self._write(self._confirmed, encode(_Confirmed(number, by, left), first))
             remove(self._attempt)
             remove(self._trouble)
             self._discard_folders()
@@ -196,7 +202,12 @@ class Store:
     def switch_off(self, when: str) -> None:
         """From now on the node stays off whatever is rolled out."""
         with told("record that the node is switched off", self._switched_off):
-            write(self._switched_off, encode(SwitchedOff(when)))
+            try:
+                self._write(self._switched_off, encode(SwitchedOff(when)))
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                os.close(os.open(self._switched_off, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
 
     def switch_on(self) -> None:
         with told("forget that the node is switched off", self._switched_off):
@@ -204,12 +215,21 @@ class Store:
 
     def tell(self, trouble: Trouble) -> None:
         with told("record what the way back could not do", self._trouble):
-            write(self._trouble, encode(trouble))
+            self._write(self._trouble, encode(trouble))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _of(self, attempt: Attempt, name: str) -> str:
         return os.path.join(self._attempts, attempt.identity, name)
+
+    def _write(self, path: str, content: bytes) -> None:
+        try:
+            write(path, content)
+        except OSError as error:
+            if not is_full(error) or not os.path.exists(self._spare):
+                raise
+            remove(self._spare)
+            write(path, content)
 
     def _readable_attempt(self) -> Attempt | None:
         with contextlib.suppress(OverlayError):
@@ -222,10 +242,14 @@ class Store:
         new = f"{folder}.new"
         for path in (new, folder):
             shutil.rmtree(path, ignore_errors=True)
-        os.mkdir(new, 0o700)
-        write(os.path.join(new, RUNTIME), runtime)
-        if generation:
-            write(os.path.join(new, MANIFEST), encode(generation))
+        try:
+            os.mkdir(new, 0o700)
+            write(os.path.join(new, RUNTIME), runtime)
+            if generation:
+                write(os.path.join(new, MANIFEST), encode(generation))
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         os.rename(new, folder)
         sync_folder(self._attempts)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -108,6 +109,11 @@ def remove(path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     sync_folder(os.path.dirname(path))
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

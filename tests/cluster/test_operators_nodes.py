@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 from fleet import play
-from fleet.datapath import AT_ONCE
+from fleet.datapath import AT_ONCE, Datapath
+from fleet.generation import history
 from lab import paths
 from lab.api import Lab, Node
 from lab.cluster import FABRIC
@@ -78,7 +79,8 @@ def test_image_that_brings_its_own_packages_needs_no_package_manager(lab: Lab) -
     finally:
         node.run(["mv", "/root/apt-get", "/usr/bin/"])
     assert refused.code != 0
-    assert f"{node.name}: FAILED at 'Install bcc, pyroute2 and the UAPI headers': Cannot install packages" in said(refused)
+    step = "Install bcc, pyroute2 and the UAPI headers"
+    assert f"{node.name}: FAILED at '{step}': Cannot install packages" in said(refused)
     assert "Install them by the means of this distribution" in said(refused)
     assert refused.changes == set()
     done.succeeded()
@@ -151,6 +153,46 @@ def test_addresses_that_move_or_are_on_all_nodes_are_nobodys(lab: Lab) -> None:
     done = play.playbook(SITE, variables=AT_ONCE).succeeded()
     assert done.changes == set()
     assert {task for _host, task in done.visits} == {"Gather the overlay's facts"}
+
+
+def fill(node: Node, folder: str, size: str) -> None:
+    """A file system of that size over the folder, with all that is in it, and not a byte left."""
+    script = f"""set -e
+        mkdir -p /mnt{folder} && mount -t tmpfs -o size={size} tmpfs /mnt{folder}
+        cp -a {folder}/. /mnt{folder}/ && mount --bind /mnt{folder} {folder}
+        cat /dev/zero >{folder}/filler 2>/dev/null || true
+        ! echo more >{folder}/more 2>/dev/null"""
+    node.run(["sh", "-c", script])
+
+
+def test_full_disks_stop_a_roll_out_and_no_way_back(lab: Lab) -> None:
+    """``/tmp`` and ``/var/lib`` of one node, the latter with the node's records."""
+    node = lab.nodes[1]
+    services = [{"port": 8080}, {"port": 9191}]
+    play.playbook(SITE, variables=AT_ONCE).succeeded()
+    play.playbook(SITE, variables={**AT_ONCE, "overlay_services": services}).succeeded()
+    before = {one.name: history(one) for one in lab.nodes.values()}
+    fill(node, "/tmp", "1m")
+    fill(node, "/var/lib", "256m")
+    try:
+        refused = play.playbook(SITE, variables={**AT_ONCE, "overlay_services": [{"port": 9292}]})
+        assert {one.name: history(one) for one in lab.nodes.values()} == before
+        assert not node.run(["ls", "/var/lib/ebpf-overlay/attempts"]).stdout
+        play.playbook("playbooks/disable.yml").succeeded()
+        assert Datapath(node).control.mode == "off"
+        back = play.playbook("rollback.yml").succeeded()
+        stays = play.playbook(SITE, variables=AT_ONCE).succeeded()
+        play.playbook("playbooks/enable.yml", variables=AT_ONCE)
+        play.playbook("rollback.yml", variables={"overlay_rollback_to": 0}).succeeded()
+        assert history(node)["number"] == 0
+    finally:
+        node.run(["umount", "/tmp", "/var/lib", "/mnt/tmp", "/mnt/var/lib"])
+        node.run(["rm", "-rf", "/var/lib/ebpf-overlay"])  # what the file system over it had covered
+    assert f"{node.name}: FAILED at 'Compare with what the node is" in said(refused)
+    assert "ENOSPC" in said(refused)
+    assert "Look at the disk's space" in said(refused)
+    assert f"{node.name}: rolled back from generation {before[node.name]['number']}" in said(back)
+    assert "switched off: playbooks/enable.yml switches it on" in said(stays)
 
 
 SECRET = "not a good one"

@@ -30,7 +30,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[str]:
-        """In memory, since the way back must be open on a node whose disks are full. A child opens it by this path, too."""
+        """In memory, since the way back must be open where disks are full. A child opens it by this path, too."""
         with open(os.memfd_create("ebpf-overlay.zip"), "wb") as stream:
             stream.write(self.content)
             stream.flush()

@@ -188,7 +188,7 @@ def package_manager(module: AnsibleModule) -> Apt | Dnf:
         "install packages",
         ", ".join(module.params["packages"]),
         "neither dpkg-query and apt-get nor rpm and dnf are in PATH",
-        "Install them by the means of this distribution (into the image, where nodes are made from one), then run again.",
+        "Install them by the means of this distribution, into the image of the nodes if they have one; then run again.",
     )
 
 

@@ -224,10 +224,10 @@ def check_root(operations: tuple[Any, ...]) -> None:
 def install_missing(module: AnsibleModule) -> dict[str, Any]:
     wanted = module.params["packages"]
     check_names(wanted)
-    manager = package_manager(module) if wanted else None
+    manager = package_manager(module) if wanted else Apt(module)  # an image that brings its own has none to ask
 
     def observe() -> set[str]:
-        return manager.installed(wanted) if manager else set()
+        return manager.installed(wanted) if wanted else set()
 
     def plan(installed: set[str]) -> Plan:
         planned = plan_packages(wanted, installed)
@@ -235,7 +235,7 @@ def install_missing(module: AnsibleModule) -> dict[str, Any]:
         return planned
 
     def apply(operations: tuple[Install, ...]) -> None:
-        for operation in operations if manager else ():
+        for operation in operations:
             manager.install(operation.packages)
 
     planned = converge(module, observe, plan, apply)

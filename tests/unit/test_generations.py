@@ -421,7 +421,7 @@ def test_attempt_of_the_same_number_does_not_touch_the_code_that_runs(tmp_path: 
     assert (Path(running).read_bytes(), Path(store.runtime_of(second)).read_bytes()) == (b"one", b"two")
     store.confirm(1, "second")
     assert Path(store.runtime(1)).read_bytes() == b"two"
-    assert sorted(os.listdir(tmp_path / "state")) == ["attempts", "confirmed.json", "generations"]
+    assert sorted(os.listdir(tmp_path / "state")) == ["attempts", "confirmed.json", "generations", "spare"]
     assert os.listdir(tmp_path / "state/attempts") == []
 
 

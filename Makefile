@@ -115,11 +115,15 @@ matrix: root setup ## the programs on other kernels, in virtual machines
 # ---------------------------------------------------------------------------------------------- checks
 
 .PHONY: lint
-lint: setup lint-links lint-generated lint-python lint-ansible lint-docs ## every static check
+lint: setup lint-links lint-imports lint-generated lint-python lint-ansible lint-docs ## every static check
 
 .PHONY: lint-generated
 lint-generated: setup
 	@[ ! -x tools/generate ] || $(BIN)/python tools/generate --check
+
+.PHONY: lint-imports
+lint-imports: setup
+	$(BIN)/python tools/check-imports
 
 .PHONY: lint-links
 lint-links:

@@ -12,8 +12,12 @@ from typing import Any
 
 from ansible.utils.display import Display
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _generations, _peers, _services, _source, _topology
-from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peers as _peers
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import services as _services
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
@@ -26,7 +30,7 @@ def picture(
     """Names of nodes and all host variables -> the picture, as text.
 
     It is text, as the plan of a node is, because Ansible looks into every value of a structure that is handed on, at
-    every node again. ``fresh``, ``max_age``: see :func:`_topology.build_picture`. ``visited``: the nodes that this run
+    every node again. ``fresh``, ``max_age``: see :func:`topology.build_picture`. ``visited``: the nodes that this run
     went to; one of them that is not fresh is dead, whatever a cache knows of it.
     """
     fresh, visited, now = frozenset(fresh), frozenset(visited), time.time()
@@ -43,9 +47,9 @@ def picture(
             facts[name] = None if refused[name] else facts[name]
         with contextlib.suppress(ValueError):  # a name, or a template
             dialled[name] = str(ipaddress.ip_address(address))
-    controller = _topology.Controller(tuple(identity().values()), dialled)
+    controller = topology.Controller(tuple(identity().values()), dialled)
     built = or_filter_error(
-        lambda: _topology.build_picture(facts, fresh, now, float(max_age), controller),
+        lambda: topology.build_picture(facts, fresh, now, float(max_age), controller),
     )
     built["missing"].update({name: why for name, why in refused.items() if why})
     return json.dumps(built)
@@ -63,7 +67,7 @@ def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any,
     What stays in the kernel's path is a warning.
     """
     facts = _overlay(raw_variables(hostvars, name))
-    plan = or_filter_error(lambda: _topology.plan_node(name, facts, json.loads(known), services, peers))
+    plan = or_filter_error(lambda: topology.plan_node(name, facts, json.loads(known), services, peers))
     for note in plan["notes"]:
         Display().warning(f"{name}: {note}.")
     return json.dumps(plan)
@@ -118,7 +122,7 @@ def already(calls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], enable
     return bool(
         there.get("as_confirmed")
         and not (enable and there.get("switched_off"))
-        and there.get("digest") == _generations.digest_of(calls)
+        and there.get("digest") == model.digest_of(calls)
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import service_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import service_entries
 
 
 def conntrack_refusals(

@@ -16,8 +16,8 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _peers, _services
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peers, services
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _settings
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
@@ -47,9 +47,9 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
         if wrong:
             raise OverlayError("accept the variables", "; ".join(wrong)[:600], "see there", "Correct what is named.")
         if "overlay_services" in found:
-            _services.parse_services(found["overlay_services"])
+            services.parse_services(found["overlay_services"])
         if "overlay_peers" in found:
-            _peers.parse_peers(found["overlay_peers"])
+            peers.parse_peers(found["overlay_peers"])
         if found.get("overlay_probe_tasks"):
             probe_file(found["overlay_probe_tasks"])
         return found

@@ -124,8 +124,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import codecs, opened
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import schemas_at
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import codecs, opened
 
 
 def read(module: AnsibleModule) -> dict[str, Any]:
@@ -133,7 +134,9 @@ def read(module: AnsibleModule) -> dict[str, Any]:
     with opened(path) as found:
         if found is None:
             return {"exists": False, "entries": []}
-        key, value = codecs(path, found, module.params["key"], module.params["value"], ("bytes", "bytes"))
+        key, value = codecs(
+            path, found, module.params["key"], module.params["value"], schemas_at(path), ("bytes", "bytes")
+        )
         held = found.read(value.total)
         shown = nsmallest(max(limit, 0), held, key.order)
         entries = [{"key": key.decode(raw), "value": value.decode(held[raw])} for raw in shown]

@@ -207,25 +207,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
-from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import BulkList, set_aside
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import encode_entries, in_blocks, with_ranges
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import (
-    PinnedMap,
-    codecs,
-    opened,
-    traits_of,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import UNKNOWN, plan_map
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import schemas_at
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.bulk import BulkList, set_aside
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import encode_entries, in_blocks, with_ranges
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import PinnedMap, codecs, opened, traits_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.plan import UNKNOWN, plan_map
 
 
 def not_pinned(path: str) -> str:
     """The sentence for a pin that is not there, which an earlier task may be about to make."""
-    if _bpffs.find_bpffs(path) is None:
-        return _bpffs.not_on_bpffs(path)
+    if bpffs.find_bpffs(path) is None:
+        return bpffs.not_on_bpffs(path)
     return f"No map is pinned at {path}: load the program that it belongs to first (ebpf.overlay.bpf_object)."
 
 
@@ -270,7 +266,8 @@ def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
         found = None if coming and coming["fresh"] else pinned
         schemas = module.params["key"], module.params["value"]
         # To remove an entry nobody needs to know what its value means.
-        key_codec, value_codec = codecs(path, found, *schemas, (None, "bytes" if state == "absent" else None))
+        fallbacks = None, "bytes" if state == "absent" else None
+        key_codec, value_codec = codecs(path, found, *schemas, schemas_at(path), fallbacks)
         listed = encode_entries(with_ranges(blocks, key_codec), key_codec, value_codec if state == "present" else None)
         planned = converge(module, observe, plan, apply)
     return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}

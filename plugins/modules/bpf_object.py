@@ -211,24 +211,18 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import (
-    _bpf,
-    _bpffs,
-    _headers,
-    _pins,
-    _source,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import (
-    converge,
-    importable,
-    respawn_where_importable,
-    run,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._object_state import Desired, Observed
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_object import decide_maps, intact, plan_object
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import importable
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, respawn_where_importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import compiler as _bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import headers as _headers
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import pins
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.plan import decide_maps, intact, plan_object
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.state import Desired, Observed
 
 
 def read_source(params: dict[str, Any]) -> tuple[str, str]:
@@ -257,11 +251,11 @@ def identify(text: str, flags: list[str]) -> str | None:
 
 
 def observe_pins(folder: str) -> Observed:
-    mount, trees = _bpffs.find_bpffs(folder), _headers.leftovers()
+    mount, trees = bpffs.find_bpffs(folder), _headers.leftovers()
     if mount is None:
-        return Observed(folder, None, (_bpffs.not_on_bpffs(folder),), trees=trees)
-    _bpffs.check_folder(folder, mount.point)
-    return Observed(folder, _pins.read_folder(folder), trees=trees)
+        return Observed(folder, None, (bpffs.not_on_bpffs(folder),), trees=trees)
+    bpffs.check_folder(folder, mount.point)
+    return Observed(folder, pins.read_folder(folder), trees=trees)
 
 
 class Present:
@@ -304,7 +298,7 @@ class Present:
         return plan_object(observed, self.desired)
 
     def apply(self, operations: tuple[Any, ...]) -> None:
-        _pins.apply(self.folder, operations, self.rehearsal.descriptors if self.rehearsal else {})
+        pins.apply(self.folder, operations, self.rehearsal.descriptors if self.rehearsal else {})
 
 
 class Absent:
@@ -320,7 +314,7 @@ class Absent:
         return plan_object(observed, Desired(False))
 
     def apply(self, operations: tuple[Any, ...]) -> None:
-        _pins.apply(self.folder, operations, {})
+        pins.apply(self.folder, operations, {})
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:

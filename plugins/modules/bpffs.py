@@ -83,11 +83,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpffs
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs as _bpffs
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _sysctls
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import sysctls
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import (
     FlagEntries,
     Observed,
     RemoveFile,
@@ -137,17 +137,17 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
             if told["held"] and not isinstance(operation, RemoveFile):
                 continue
             try:
-                told["flagged"] += _sysctls.apply(operation)
+                told["flagged"] += sysctls.apply(operation)
             except OverlayError as error:
                 if not isinstance(operation, FlagEntries):
                     raise
                 told["held"] = str(error)
 
     with one_run():
-        planned = converge(module, _sysctls.observe, plan, apply)
+        planned = converge(module, sysctls.observe, plan, apply)
         changes, result, diff = planned.operations, planned.result, planned.diff
         if told["held"]:
-            left = _sysctls.observe()
+            left = sysctls.observe()
             module.warn(held_warning(left, told["held"]))
             changes = tuple(operation for operation in changes if isinstance(operation, RemoveFile))
             result, diff = plan(left).result, {"before": planned.before, "after": plan(left).before}

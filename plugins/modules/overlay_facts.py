@@ -144,27 +144,24 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import (
-    _generations,
-    _kernel,
-    _links,
-    _topology,
-    _uplinks,
-    _workloads,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_control
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import is_as_confirmed
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._headers import SYSTEM
-from ansible_collections.ebpf.overlay.plugins.module_utils._helper_ports import find_helper_ports
-from ansible_collections.ebpf.overlay.plugins.module_utils._identity import identity
-from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import available, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._peers import PEER
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL, is_liberal
-from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import available, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks as _uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL, is_liberal
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import known_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.peers import PEER
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.sysctls import read_values
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.runtime import is_as_confirmed
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import features, ip
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.helper_ports import find_helper_ports
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.headers import SYSTEM
 
 PACKAGE_MANAGERS = {"apt": "apt-get", "dnf": "dnf"}
 HEADER = f"{SYSTEM}/linux/if_packet.h"  # one of the UAPI headers, which are in one package
@@ -176,7 +173,7 @@ def known_peers(interfaces: list[dict[str, Any]]) -> list[str]:
     if history.confirmed not in history.generations:
         return []
     ifindexes = {interface["name"]: interface["ifindex"] for interface in interfaces}
-    calls = _generations.calls_to(history, history.confirmed, ifindexes)
+    calls = model.calls_to(history, history.confirmed, ifindexes)
     filled = {call["arguments"].get("map"): call["arguments"].get("entries", []) for call in calls}
     found = []
     for entry in filled.get(f"{PIN_DIR}/peers", []):
@@ -220,14 +217,14 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         return module.run_command(arguments, handle_exceptions=False)
 
     globs, workload_globs = module.params["uplinks"], module.params["workload_interfaces"]
-    chains, unknown = _links.netdev_chains(command)
+    chains, unknown = ip.netdev_chains(command)
     if unknown:
         module.warn(f"Whether nft has chains on single interfaces is not known: {unknown}")
-    interfaces = _links.interfaces(command)
+    interfaces = ip.interfaces(command)
     for interface in interfaces:
         interface["unfit"] = _uplinks.why_unfit(interface, workload_globs, chains)
-    routes = _links.routes(command)
-    workloads = _workloads.find_workloads(interfaces, routes, _links.neighbours(command), workload_globs)
+    routes = ip.routes(command)
+    workloads = _workloads.find_workloads(interfaces, routes, ip.neighbours(command), workload_globs)
     look_at_workloads(workloads, chains)
     uplinks, left_out = _uplinks.find_uplinks(interfaces, routes, globs)
     if not workloads:
@@ -239,9 +236,9 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
     others = [interface for interface in interfaces if interface["name"] not in carriers]
     control = known_control(PIN_DIR)
     conntrack = read_values()
-    version = _kernel.stable_version(platform.release(), platform.version())
+    version = features.stable_version(platform.release(), platform.version())
     return {
-        "format": _topology.FORMAT,
+        "format": topology.FORMAT,
         "uplinks": uplinks,
         "uplinks_by_route": not globs,
         "links_left_out": left_out,
@@ -252,7 +249,7 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "own_addresses": _uplinks.own_addresses(others, routes),
         "routes": [route for route in routes if route["interface"] and route["interface"] not in carriers],
         "kernel": {"release": platform.release(), "version": ".".join(map(str, version))},
-        "capabilities": {**_kernel.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
+        "capabilities": {**features.capabilities(version), "btf": os.path.exists("/sys/kernel/btf/vmlinux")},
         "package_manager": next((name for name, tool in PACKAGE_MANAGERS.items() if shutil.which(tool)), ""),
         "libraries": {**{name: available(name) for name in ("bcc", "pyroute2")}, "headers": os.path.exists(HEADER)},
         "identity": identity(),

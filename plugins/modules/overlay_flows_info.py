@@ -63,9 +63,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import known_flows
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import known_flows
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 
 
 def read(limit: int) -> dict[str, Any]:

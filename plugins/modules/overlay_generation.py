@@ -189,17 +189,17 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_runtime import Runtime
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_states import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.runtime import Runtime
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.states import (
     Begun,
     Confirmed,
     Restored,
     SwitchedOff,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import LOCK
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import LOCK
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:

@@ -140,16 +140,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import read_control
-from ansible_collections.ebpf.overlay.plugins.module_utils._drift import find_drift
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import History, calls_to
-from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import StoredRuntime
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import find_drift
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import History, calls_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import StoredRuntime
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
 
 
 def hooks() -> list[dict[str, Any]]:

@@ -102,19 +102,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import refusal
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import (
     jiffies_per_second,
     other_layout,
     read_control,
     write_control,
     write_zeros,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import refusal
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import (
     Observed,
     SetControl,
     SetUnpinned,
@@ -122,12 +122,12 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_mode import (
     Wanted,
     plan_mode,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._sysctls import read_values
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.sysctls import read_values
 
 
 def _unpinned() -> Any:
     # Late, because the one node in a thousand that needs it should not cost the others.
-    from ansible_collections.ebpf.overlay.plugins.module_utils import _unpinned
+    from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import unpinned as _unpinned
 
     return _unpinned
 

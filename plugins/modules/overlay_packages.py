@@ -77,9 +77,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
 
 APT_LISTS = "/var/lib/apt/lists/*_Packages*"
 # apt-get takes "name-" as an order to remove, so a name must not end in a dash. Characters: Debian policy 5.6.1.

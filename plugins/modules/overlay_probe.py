@@ -217,13 +217,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _keepalives
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._flow_memory import COUNTED, read_counters, read_flows
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._links import link_to
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._workload_namespace import NotEnteredError, inside
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.flows import COUNTED, read_counters, read_flows
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import keepalives
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.ip import link_to
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.workload_namespace import NotEnteredError, inside
 
 
 class Probe:
@@ -252,10 +252,10 @@ class Probe:
                     raise OverlayError(
                         "connect to a workload",
                         f"{target['address']} port {target['port']} from {socket.gethostname()}",
-                        _keepalives.why_not(error, self.timeout),
+                        keepalives.why_not(error, self.timeout),
                         "Compare with mode off: playbooks/disable.yml switches the overlay off everywhere.",
                     ) from error
-            _keepalives.keep_alive(opened, self.duration)
+            keepalives.keep_alive(opened, self.duration)
             for connection in opened:
                 (workload, workload_port), (remote, remote_port) = connection.remote, connection.local
                 self._report(connection, workload, workload_port, remote, remote_port)
@@ -284,14 +284,14 @@ class Probe:
                 seen = read_flows(PIN_DIR, [flow])[0]
                 return all(seen[name] for name in COUNTED)
 
-            _keepalives.keep_alive([connection], self.duration, took_the_fast_path)
+            keepalives.keep_alive([connection], self.duration, took_the_fast_path)
             self._report(connection, *flow.values())
             self.flows += read_flows(PIN_DIR, [flow])
         finally:
             connection.socket.close()
         return True
 
-    def _first(self, targets: list[dict[str, Any]], source: str) -> _keepalives.Connection | None:
+    def _first(self, targets: list[dict[str, Any]], source: str) -> keepalives.Connection | None:
         for target in targets:
             try:
                 return self._connect(target, source)
@@ -300,13 +300,13 @@ class Probe:
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise NotEnteredError("the network namespace behind it does not have the address") from error
-                why = _keepalives.why_not(error, self.timeout)
+                why = keepalives.why_not(error, self.timeout)
                 self.told["silent"].append(f"{name_of(target)}: {why}")
         return None
 
-    def _connect(self, target: dict[str, Any], source: str = "") -> _keepalives.Connection:
+    def _connect(self, target: dict[str, Any], source: str = "") -> keepalives.Connection:
         try:
-            connection = _keepalives.connect(target["address"], target["port"], self.timeout, source)
+            connection = keepalives.connect(target["address"], target["port"], self.timeout, source)
         except ConnectionRefusedError:
             self.told["refused"].append(name_of(target))
             raise
@@ -314,10 +314,10 @@ class Probe:
         return connection
 
     def _report(
-        self, connection: _keepalives.Connection, workload: str, workload_port: int, remote: str, remote_port: int
+        self, connection: keepalives.Connection, workload: str, workload_port: int, remote: str, remote_port: int
     ) -> None:
         flow = {"workload": workload, "workload_port": workload_port, "remote": remote, "remote_port": remote_port}
-        self.connections.append({"flow": flow, **_keepalives.report(connection)})
+        self.connections.append({"flow": flow, **keepalives.report(connection)})
 
 
 def name_of(target: dict[str, Any]) -> str:

@@ -245,14 +245,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _hooks
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Attachment, Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import converge, respawn_where_importable, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
-from ansible_collections.ebpf.overlay.plugins.module_utils._qdisc_records import namespace_key
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import LAST, Program
-from ansible_collections.ebpf.overlay.plugins.module_utils._tcx import links_folder
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, respawn_where_importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.apply import Watch, apply
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.records import namespace_key
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.state import LAST, Program
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tcx import links_folder
 
 
 def main() -> None:
@@ -298,13 +298,13 @@ def main() -> None:
 
 def attach(module: AnsibleModule) -> dict[str, object]:
     wish = read_wish(module.params)
-    watch = _hooks.Watch(wish)
+    watch = Watch(wish)
     with one_run(module.params["lock_timeout"]):
         plan = converge(
             module,
             watch.observe,
             lambda seen: plan_filters(wish, seen),
-            lambda operations: _hooks.apply(operations, module.warn),
+            lambda operations: apply(operations, module.warn),
         )
     return {"changed": bool(plan.operations), "diff": plan.diff, **plan.result}
 

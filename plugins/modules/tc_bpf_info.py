@@ -165,10 +165,10 @@ import socket
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import is_glob, matching, no_such_interface
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._inspect_hooks import read_interfaces
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import is_glob, matching, no_such_interface
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 
 
 def raw_variables(hostvars: Mapping[str, Any], name: str) -> Mapping[str, Any]:

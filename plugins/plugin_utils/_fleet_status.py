@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _uplinks, _workloads
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import EVENTS, PASSED, REASONS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import EVENTS, PASSED, REASONS
 
 FORMAT = 1
 OWNER = "ebpf.overlay"
@@ -131,7 +132,7 @@ def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
             {"interface": interface, "addresses": sorted(addresses, key=_address_order)}
             for interface, addresses in sorted(workloads.items(), key=lambda item: _address_order(min(item[1])))
         ],
-        "notes": _uplinks.told(facts["links_left_out"]) + _workloads.told(facts["workloads"]),
+        "notes": uplinks.told(facts["links_left_out"]) + _workloads.told(facts["workloads"]),
     }
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from ansible import constants
 from ansible.release import __version__
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import FORMAT
-from ansible_collections.ebpf.overlay.plugins.module_utils._stored_runtime import FORMAT_FILE
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import FORMAT
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import FORMAT_FILE
 
 COLLECTION = "ansible_collections.ebpf.overlay.plugins"
 MODULES = (
@@ -30,7 +30,7 @@ MODULES = (
 )
 ROOTS = (
     *(f"{COLLECTION}.modules.{name}" for name in MODULES),
-    f"{COLLECTION}.module_utils._way_back",
+    f"{COLLECTION}.module_utils._generations.way_back",
     # Imported by a name that ansible-core puts together (_json.get_module_serialization_profile).
     "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
     "ansible.module_utils._internal._json._profiles._module_legacy_m2c",

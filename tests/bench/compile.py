@@ -11,13 +11,14 @@ import dataclasses
 import json
 import sys
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf, _source
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import compiler
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
 
 
 def main(source: str, programs: str, *flags: str) -> None:
     bundle = _source.read_bundle(source)
-    compiled = _bpf.compile_source(_source.flatten(bundle), bundle.main, flags, programs.split(","))
+    compiled = compiler.compile_source(_source.flatten(bundle), bundle.main, flags, programs.split(","))
     json.dump(
         {
             "programs": {name: base64.b64encode(code).decode() for name, code in compiled.programs.items()},

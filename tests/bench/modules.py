@@ -33,7 +33,7 @@ TITLES = {
 ATTACH = """
 import contextlib, io, json, socket, sys, time
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.ebpf.overlay.plugins.module_utils._rtnl_dump import Dumper, PARENT
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.rtnl import Dumper, PARENT
 from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
 from pyroute2 import IPRoute
 
@@ -97,7 +97,7 @@ def _attach_turns(turns: int) -> list[dict[str, float]]:
 # Fill the table of the network namespace, then set the liberal flag on every entry, twice: (flagged, seconds) each.
 FLAG = """
 import json, sys, time
-from ansible_collections.ebpf.overlay.plugins.module_utils._ctnetlink import flag_live_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.conntrack import flag_live_entries
 sys.path.insert(0, sys.argv[2])
 from integration.conntrack_entries import fill
 fill(int(sys.argv[1]))

@@ -15,8 +15,11 @@ from typing import Any
 
 import ansible
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf, _bpf_call, _codec, _layout
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import layout as _layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import call
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import compiler
 
 PYTHON = "/usr/bin/python3"  # the one that has bcc
 HERE = Path(__file__).resolve().parent
@@ -38,15 +41,15 @@ class Loaded:
     def write(self, name: str, entries: Iterable[tuple[Any, Any]], schemas: Mapping[str, tuple[Any, Any]]) -> None:
         """Entries as people write them, in the schema of the map ``name``."""
         info = bpf.map_info(self.maps[name])
-        key = _codec.Codec(schemas[name][0], "key", info.key_size)
-        value = _codec.Codec(schemas[name][1], "value", info.value_size)
+        key = codec.Codec(schemas[name][0], "key", info.key_size)
+        value = codec.Codec(schemas[name][1], "value", info.value_size)
         for one, other in entries:
             bpf.map_update(self.maps[name], key.encode(one), value.encode(other))
 
     def counters(self) -> dict[str, int]:
         """Packets by reason, such as ``uplink.to_workload``."""
         info = bpf.map_info(self.maps["stats"])
-        value = _codec.Codec(_layout.SCHEMAS["stats"][1], "value", info.value_size)
+        value = codec.Codec(_layout.SCHEMAS["stats"][1], "value", info.value_size)
         packets = {}
         for index, label in enumerate(_layout.LABELS):
             raw = bpf.map_lookup(self.maps["stats"], index.to_bytes(4, "little"), info.value_stride) or b""
@@ -77,7 +80,7 @@ def build(source: Path, programs: Sequence[str], **defines: int) -> Loaded:
     loaded = {}
     for name, code in product["programs"].items():
         try:
-            loaded[name] = bpf.prog_load(_bpf.with_maps(base64.b64decode(code), replace), name)
+            loaded[name] = bpf.prog_load(compiler.with_maps(base64.b64decode(code), replace), name)
         except bpf.VerifierError as error:
             raise BenchError(f"loading {name} of {source.name} failed:\n{error.log[-2000:]}") from error
     return Loaded(loaded, maps)
@@ -103,4 +106,4 @@ def empty() -> Loaded:
 
 def verified_instructions(fd: int) -> int:
     """How many instructions the verifier looked at (``verified_insns`` in struct bpf_prog_info, offset 220)."""
-    return int.from_bytes(_bpf_call.object_info(fd, 224)[216:220], "little")
+    return int.from_bytes(call.object_info(fd, 224)[216:220], "little")

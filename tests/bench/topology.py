@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _layout
-from ansible_collections.ebpf.overlay.plugins.module_utils._control import jiffies_per_second
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import place_devices
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import place_devices
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tc import TrafficControl
 
 from .objects import BenchError, Loaded
 
@@ -202,13 +202,13 @@ def fill_overlay(loaded: Loaded) -> None:
     """The maps of a node with one workload whose clients are on the uplink's network."""
     uplink, host_side = ifindexes()
     workload = {"ifindex": host_side, "flags": 0}
-    loaded.write("ifindex_map", ((address, workload) for address in (WORKLOAD_IPV4, WORKLOAD_IPV6)), _layout.SCHEMAS)
-    loaded.write("services", [(PORT, _layout.PROTOCOLS["tcp"])], _layout.SCHEMAS)
-    loaded.write("peers", ((prefix, "peer") for prefix in CLIENTS), _layout.SCHEMAS)
-    loaded.write("devices", place_devices((uplink, host_side))[0], _layout.SCHEMAS)
+    loaded.write("ifindex_map", ((address, workload) for address in (WORKLOAD_IPV4, WORKLOAD_IPV6)), layout.SCHEMAS)
+    loaded.write("services", [(PORT, layout.PROTOCOLS["tcp"])], layout.SCHEMAS)
+    loaded.write("peers", ((prefix, "peer") for prefix in CLIENTS), layout.SCHEMAS)
+    loaded.write("devices", place_devices((uplink, host_side))[0], layout.SCHEMAS)
 
 
 def set_mode(loaded: Loaded, mode: str, second: int = jiffies_per_second()) -> None:
     """``second``: jiffies until a heartbeat is due, and a little more."""
     entry = {"deadline": 0, "mode": mode, "epoch": 1, "generation": 1, "second": second}
-    loaded.write("control", [(0, entry)], _layout.SCHEMAS)
+    loaded.write("control", [(0, entry)], layout.SCHEMAS)

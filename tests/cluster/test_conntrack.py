@@ -18,7 +18,7 @@ from fleet.datapath import AT_ONCE
 from lab.api import Lab, Node
 from lab.paths import PREFIX
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import DEFAULTS, FILE, LIBERAL, NAMES
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import DEFAULTS, FILE, LIBERAL, NAMES
 
 from .conftest import bring_up, take_down
 

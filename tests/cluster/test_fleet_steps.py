@@ -17,8 +17,8 @@ from fleet.datapath import AT_ONCE, SOAK, Datapath, full
 from fleet.generation import dump, history, recorded, settled
 from lab.api import Lab, Node
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import FILE
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import FILE
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 SITE = "site.yml"
 STATE = "/var/lib/ebpf-overlay"

@@ -19,9 +19,9 @@ from lab import paths
 from lab.api import Lab, Node
 from lab.paths import PREFIX
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR, SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import opened
 
 CACHE = "ANSIBLE_CACHE_PLUGIN_CONNECTION"
 Maps = dict[str, dict[str, Any]]

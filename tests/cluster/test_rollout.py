@@ -17,7 +17,7 @@ from fleet.generation import takes_the_overlay
 from lab.api import Lab, Node
 from lab.paths import PREFIX
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 
 SITE = "site.yml"
 LINKS = f"{PIN_DIR}/links/ebpf_2eoverlay"

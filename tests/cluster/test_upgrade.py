@@ -21,7 +21,7 @@ from fleet.traffic import Conversations
 from lab.api import Lab, Node
 from lab.paths import INVENTORY, PREFIX
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL
 
 from .conftest import bring_up, take_down
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fleet import play, state
 from lab.api import Lab, Node
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import DIRECTIONS, EVENTS, PASSED, REASONS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import DIRECTIONS, EVENTS, PASSED, REASONS
 
 LAB = str(play.ROOT / "tests/lab/lab")
 REQUESTS = 50

@@ -18,12 +18,12 @@ from lab import namespace
 from lab.api import Lab, Node, wait_until
 from lab.cluster import HTTP_PORT, NODE_PORT
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _control
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import escape
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import control as _control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import escape
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import opened
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_mode
 
 # Beside the default service, a port where tests run servers of their own.

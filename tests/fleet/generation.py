@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.api import Lab, Node, wait_until
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import opened
 
 from . import state
 from .datapath import Datapath

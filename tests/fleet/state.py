@@ -12,10 +12,10 @@ from typing import Any
 
 from lab.api import Node
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR, SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import opened
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import opened
 
 # Written by connecting and running anything at all, by time passing, or by the kernel.
 _NOISE = re.compile(
@@ -37,7 +37,7 @@ class NodeState:
 # No tool of the machine's tells what runs through TCX.
 LINKS = """
 import os, socket
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 for index, name in sorted(socket.if_nameindex()):
     for direction, way in (("ingress", bpf.ATTACH_TCX_INGRESS), ("egress", bpf.ATTACH_TCX_EGRESS)):
         for number, _link in bpf.prog_query_tcx(index, way)[1]:
@@ -91,7 +91,7 @@ def loaded() -> dict[str, set[str]]:
 
 def _walk(kind: str) -> set[str]:
     found = set()
-    step = _bpf_syscall.next_prog_id if kind == "prog" else _bpf_syscall.next_map_id
+    step = bpf_maps.next_prog_id if kind == "prog" else bpf_maps.next_map_id
     number = step(0)
     while number is not None:
         found.add(str(number))

@@ -48,7 +48,7 @@ def counted(function):
     return wrapper
 
 def run_module(request):
-    pins = importlib.import_module(base + "module_utils._pins")
+    pins = importlib.import_module(base + "module_utils._objects.pins")
     for name in ("pin", "rename", "unlink", "symlink", "make_folder", "remove_folder"):
         setattr(pins, name, counted(getattr(pins, name)))
     for target, value in request["patch"].items():
@@ -96,7 +96,8 @@ for line in sys.stdin:
 
 SCAN = r"""
 import json, os, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf, _pins
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import pins
 
 held = {"programs": set(), "maps": set()}
 
@@ -105,14 +106,14 @@ def pins(folder):
     if folder == "/sys/fs/bpf":  # the kernel keeps entries of its own there, which cannot be opened
         entries = {name: None for name in os.listdir(folder) if "." not in name}
     else:
-        entries = _pins.read_folder(folder) or {}
+        entries = pins.read_folder(folder) or {}
     for name, entry in entries.items():
         path = os.path.join(folder, name)
         found[path] = repr(entry)
-        if isinstance(entry, _pins.ProgramPin):
+        if isinstance(entry, pins.ProgramPin):
             held["programs"].add(entry.id)
             held["maps"].update(bpf.prog_info(bpf.obj_get(path)).map_ids)
-        elif isinstance(entry, _pins.MapPin):
+        elif isinstance(entry, pins.MapPin):
             held["maps"].add(entry.id)
         if os.path.isdir(path) and not os.path.islink(path):
             found.update(pins(path))

@@ -6,18 +6,18 @@ from __future__ import annotations
 import socket
 import struct
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _ctnetlink
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import conntrack
 
 
 def fill(count: int) -> None:
     """Make established entries, IPv4 and IPv6 by turns, some in a zone."""
-    with _ctnetlink._opened() as opened:
-        assert _ctnetlink._request_all(opened, [entry(number) for number in range(count)]) == count
+    with conntrack._opened() as opened:
+        assert conntrack._request_all(opened, [entry(number) for number in range(count)]) == count
 
 
 def entry(number: int) -> bytes:
     """The request that makes an established entry (linux/netfilter/nfnetlink_conntrack.h)."""
-    part, nest = _ctnetlink._attribute, _ctnetlink.NESTED
+    part, nest = conntrack._attribute, conntrack.NESTED
     size = (4, 16)[number % 2]
     one, other = struct.pack(">I", 0x0A000000 + number).rjust(size, b"\xfd"), bytes([10]).ljust(size, b"\1")
 
@@ -33,5 +33,5 @@ def entry(number: int) -> bytes:
     body += part(3, struct.pack(">I", 0xE)) + part(7, struct.pack(">I", 600))  # status, timeout
     body += part(4 | nest, part(1 | nest, part(1, b"\3")))
     if number % 5 == 0:
-        body += part(_ctnetlink.CTA_ZONE, struct.pack(">H", 7))
-    return _ctnetlink._request(_ctnetlink.CT_NEW, 0x400, body)  # NLM_F_CREATE
+        body += part(conntrack.CTA_ZONE, struct.pack(">H", 7))
+    return conntrack._request(conntrack.CT_NEW, 0x400, body)  # NLM_F_CREATE

@@ -8,8 +8,8 @@ from typing import Any
 
 from integration.maps_kernel import Kernel, Outcome
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec, encode_entries, in_blocks
 
 names = (f"m{number}" for number in count())
 CPUS = bpf.possible_cpus()

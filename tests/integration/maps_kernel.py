@@ -26,14 +26,17 @@ SERVER = (
 import contextlib, ctypes, importlib, io, json, os, signal, subprocess, sys, time
 from ansible.module_utils.testing import patch_module_args
 from ansible.module_utils.common import warnings
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_call, _bpf_syscall as bpf, _bulk_parameter, _maps
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import call
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import bulk
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import pinned
 
 subprocess.run(["umount", "-R", "/sys/fs/bpf"], stderr=subprocess.DEVNULL)  # the machine's own would hide below ours
 for target in ("/sys/fs/bpf", "/run"):
     subprocess.run(["mount", "-t", "bpf" if "bpf" in target else "tmpfs", "ours", target], check=True)
 modules = {name: importlib.import_module("ansible_collections.ebpf.overlay.plugins.modules." + name)
            for name in ("bpf_map_sync", "bpf_map_info")}
-real = _bpf_call.syscall
+real = call.syscall
 changes, fault = [], {}
 
 def counted(number, command, attr, size):
@@ -99,11 +102,11 @@ def run_module(request):
     changes.clear()
     fault.clear()
     fault.update(request.get("fault", {}))
-    _maps.BATCH = request.get("batch", 16384)
-    _bulk_parameter.LARGE = request.get("large", 1 << 20)
+    pinned.BATCH = request.get("batch", 16384)
+    bulk.LARGE = request.get("large", 1 << 20)
     with contextlib.suppress(AttributeError):
         warnings._global_warnings.clear()
-    _bpf_call.syscall = counted
+    call.syscall = counted
     output = io.StringIO()
     began = time.process_time()
     try:
@@ -112,7 +115,7 @@ def run_module(request):
     except SystemExit:
         pass
     finally:
-        _bpf_call.syscall = real
+        call.syscall = real
     return {"result": json.loads(output.getvalue()), "changes": len(changes), "seconds": time.process_time() - began}
 
 for line in sys.stdin:
@@ -123,7 +126,7 @@ for line in sys.stdin:
             child = os.fork()
             if child == 0:
                 steps = count_steps(request["fault"]["kill_at"])
-                real = _bpf_call.syscall
+                real = call.syscall
                 run_module(request)
                 os.write(writer, b"%d" % steps[0])
                 os._exit(0)
@@ -241,7 +244,7 @@ class Kernel:
 MEASURE = r"""
 import contextlib, io, json, os, struct, subprocess, sys, time
 from ansible.module_utils import basic
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.modules import bpf_map_sync
 
 def timed(function):

@@ -57,14 +57,14 @@ SIZES = """\
 """
 WRITE = """
 import struct, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 fd = bpf.obj_get(sys.argv[1])
 for number in range(int(sys.argv[2])):
     bpf.map_update(fd, struct.pack("=I", number), struct.pack("=Q", number + 1))
 """
 READ = """
 import struct, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 fd, key, entries = bpf.obj_get(sys.argv[1]), None, []
 while (key := bpf.map_next_key(fd, key, 4)) is not None:
     entries.append((int.from_bytes(key, sys.byteorder), int.from_bytes(bpf.map_lookup(fd, key, 8), sys.byteorder)))

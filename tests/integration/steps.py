@@ -14,7 +14,9 @@ COUNT_STEPS = r"""
 import os, signal, sys
 
 def count_steps(kill_at):
-    from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_call, _bpf_syscall, _tc
+    from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import call
+    from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps
+    from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import tc
     done = [0]
 
     def step():
@@ -30,10 +32,10 @@ def count_steps(kill_at):
                 step()
 
     sys.addaudithook(audit)
-    syscall, request = _bpf_call.syscall, _tc.TrafficControl._request
+    syscall, request = call.syscall, tc.TrafficControl._request
 
     def counted_syscall(number, command, *more):
-        if command in _bpf_syscall.MUTATING:
+        if command in bpf_maps.MUTATING:
             step()
         return syscall(number, command, *more)
 
@@ -41,7 +43,7 @@ def count_steps(kill_at):
         step()
         return request(*arguments, **fields)
 
-    _bpf_call.syscall, _tc.TrafficControl._request = counted_syscall, counted_request
+    call.syscall, tc.TrafficControl._request = counted_syscall, counted_request
     return done
 """
 

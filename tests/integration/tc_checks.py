@@ -43,7 +43,7 @@ def foreign_state(node: Sandbox) -> None:
 
 TCX_ATTACH = """
 import os, sys, socket
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 pin, interface, way, program = sys.argv[1:5]
 os.makedirs(os.path.dirname(pin), exist_ok=True)
 link = bpf.link_create_tcx(bpf.obj_get(program), socket.if_nametoindex(interface), int(way))
@@ -58,7 +58,7 @@ def tcx_of(node: Sandbox, interface: str) -> str:
 # Runs the module, and before its Nth operation does what it is told.
 DISTURBED = """
 import os, signal, subprocess, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _hooks
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import apply as _hooks
 from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
 number, action = int(sys.argv.pop(1)), sys.argv.pop(1)
 done, perform = [], _hooks._perform
@@ -111,7 +111,7 @@ def loaded(node: Sandbox, *ids: int) -> list[int]:
 
 LOADED = """
 import json, sys, time
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 import os
 def there(number):
     try:

@@ -50,7 +50,7 @@ for line in sys.stdin.buffer:
 
 LOADER = """
 import os, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 pin, prog_type, code = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
 os.makedirs(os.path.dirname(pin), exist_ok=True)
 fd = bpf.prog_load(code, os.path.basename(pin), prog_type)
@@ -173,7 +173,7 @@ class Sandbox:
 
 TCX_DUMP = """
 import socket
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 for index, name in sorted(socket.if_nameindex()):
     for way in (46, 47):
         found = bpf.prog_query_tcx(index, way)[1]

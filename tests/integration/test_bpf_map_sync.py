@@ -23,8 +23,8 @@ from integration.maps_cases import (
 from integration.maps_kernel import PINS, Kernel, measure_large
 from integration.steps import SOAK
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec, encode_entries
 
 pytest_plugins = ["integration.maps_fixtures"]
 

@@ -22,7 +22,7 @@ from integration.maps_cases import (
 )
 from integration.maps_kernel import PINS, Kernel
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 pytest_plugins = ["integration.maps_fixtures"]
 

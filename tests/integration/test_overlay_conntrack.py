@@ -24,8 +24,8 @@ from integration.conntrack_entries import fill
 from integration.host import Host
 from integration.tc_sandbox import MODULES, PYTHON, arguments_of, environment, result
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _ctnetlink
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import DEFAULTS, LIBERAL, NAMES
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import DEFAULTS, LIBERAL, NAMES
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import conntrack
 
 FILE = "/etc/sysctl.d/60-ebpf-overlay.conf"
 RECORD = "/var/lib/ebpf-overlay/conntrack.json"
@@ -328,8 +328,8 @@ def test_flags_of_a_large_table(network: Network) -> None:
     count = 10_000
     with inside(network.node):
         fill(count)
-        assert _ctnetlink.flag_live_entries() == count
-        assert _ctnetlink.flag_live_entries() == 0
+        assert conntrack.flag_live_entries() == count
+        assert conntrack.flag_live_entries() == 0
     assert network.node.shell("wc -l </proc/net/nf_conntrack").split() == [str(count)]
 
 

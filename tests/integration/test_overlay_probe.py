@@ -23,11 +23,12 @@ import pytest
 from bench import objects, topology
 from lab import namespace
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _keepalives, _layout
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._flow_memory import read_counters, read_flows
-from ansible_collections.ebpf.overlay.plugins.module_utils._workload_namespace import NotEnteredError, inside
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.flows import read_counters, read_flows
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import keepalives
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.workload_namespace import NotEnteredError, inside
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_probe
 from ansible_collections.ebpf.overlay.plugins.modules.overlay_probe import Probe
 
@@ -76,8 +77,8 @@ class Place:
     @contextlib.contextmanager
     def trying(self) -> Iterator[None]:
         """A flow tries the way, and then says nothing."""
-        opened: list[_keepalives.Connection] = []
-        in_thread(topology.CLIENT, lambda: opened.append(_keepalives.connect(TARGET["address"], TARGET["port"], 1)))
+        opened: list[keepalives.Connection] = []
+        in_thread(topology.CLIENT, lambda: opened.append(keepalives.connect(TARGET["address"], TARGET["port"], 1)))
         with opened[0].socket:
             opened[0].send()
             yield
@@ -150,7 +151,7 @@ def network() -> Iterator[Place]:
             for name in ("flows", "recent", "stats"):
                 bpf.obj_pin(loaded.maps[name], f"{PINS}/{name}")
             topology.fill_overlay(loaded)
-            loaded.write("peers", [("10.244.2.0/24", "peer")], _layout.SCHEMAS)
+            loaded.write("peers", [("10.244.2.0/24", "peer")], layout.SCHEMAS)
             topology.set_mode(loaded, "on")
             with topology.attached(programs[0], programs[1], watchers=programs[2:]):
                 yield Place(loaded)
@@ -188,8 +189,8 @@ def test_the_first_keepalive_takes_the_fast_path_both_ways(place: Place, address
 def test_directions_and_flows_are_told_apart(place: Place) -> None:
     """The second of two keepalives at once gets no answer: the other end answers one in half a second."""
     place.serve(topology.WORKLOAD, topology.PORT)
-    opened: list[_keepalives.Connection] = []
-    in_thread(topology.CLIENT, lambda: opened.append(_keepalives.connect(TARGET["address"], TARGET["port"], 1)))
+    opened: list[keepalives.Connection] = []
+    in_thread(topology.CLIENT, lambda: opened.append(keepalives.connect(TARGET["address"], TARGET["port"], 1)))
     with opened[0].socket:
         opened[0].send()
         opened[0].send()

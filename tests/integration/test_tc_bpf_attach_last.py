@@ -190,7 +190,7 @@ def test_a_link_that_somebody_updated_meanwhile_says_so(node: Sandbox) -> None:
 
 UPDATE = """
 import sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 bpf.link_update(bpf.obj_get(sys.argv[1]), bpf.obj_get(sys.argv[2]))
 """
 

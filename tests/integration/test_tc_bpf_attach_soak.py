@@ -23,22 +23,22 @@ INTERFACES = ("eth0", "eth1.1", "cali1", "cali2")
 # Puts filters where no run of the module would: stale, moved, half done, with or without the record of their qdisc.
 MESS = """
 import socket, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _qdisc_records
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import records
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tc import TrafficControl
 interface, direction, priority, handle, name, pin, record = sys.argv[1:]
 index = socket.if_nametoindex(interface)
 with TrafficControl() as control:
     if record == "only":
-        _qdisc_records.note(index, interface)
+        records.note(index, interface)
         sys.exit()
     try:
         if record == "yes":
-            _qdisc_records.note(index, interface)
+            records.note(index, interface)
         control.add_clsact(index)
     except OSError:
         if record == "yes":
-            _qdisc_records.forget(index, interface)
+            records.forget(index, interface)
     try:
         control.add_filter(index, direction, int(priority), int(handle), name, bpf.obj_get(pin))
     except OSError:
@@ -60,7 +60,7 @@ def foreign_view(node: Sandbox) -> list[str]:
 
 FOREIGN_LINKS = """
 import socket
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 link = bpf.link_info(bpf.obj_get("/sys/fs/bpf/foreign/link"))
 print(link, (link.prog_id, link.id) in bpf.prog_query_tcx(link.ifindex, link.attach_type)[1])
 """
@@ -140,10 +140,10 @@ QUIET_AND_UP = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; ip link set eth0 up
 # Sends as fast as it can while programs are swapped, then says how many packets came and how many runs were counted.
 UNDER_TRAFFIC = """
 import json, os, socket, sys, time
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _tcx
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import attribute, bpf as call
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc import TrafficControl
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import tcx
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import attribute, bpf as call
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tc import TrafficControl
 mechanism, replacements, pin, pins = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
 stats = call(32, attribute("I", 0))  # BPF_ENABLE_STATS, as long as the descriptor lives
 index = socket.if_nametoindex("eth0")
@@ -175,7 +175,7 @@ with TrafficControl() as control:
         if mechanism == "clsact":
             control.change_filter(index, "ingress", 1, 1, "ebpf.overlay:one", programs[number % 2])
         else:
-            _tcx.update(pin, programs[number % 2], ids[(number + 1) % 2])
+            tcx.update(pin, programs[number % 2], ids[(number + 1) % 2])
         time.sleep(0.002)
 seconds, arrived = time.monotonic() - start, received() - before
 os.close(writer)
@@ -211,10 +211,11 @@ def test_no_packet_is_missed_by_both_while_a_program_migrates(node: Sandbox, old
 
 MIGRATE = """
 import json, os, socket, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf, _hooks
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Attachment, Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import attribute, bpf as call
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import apply as _hooks
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import attribute, bpf as call
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
 stats = call(32, attribute("I", 0))
 entries = (Attachment("eth0", "ingress", sys.argv[1]),)
 reader, writer = os.pipe()

@@ -65,11 +65,11 @@ def test_values_out_of_range(node: Sandbox) -> None:
 # No library here, and no other interpreter that has it.
 BARE = """
 import importlib.util
-from ansible_collections.ebpf.overlay.plugins.module_utils import _module
+from ansible_collections.ebpf.overlay.plugins.module_utils._core import shell
 from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "pyroute2" else found(name, *more)
-_module.INTERPRETERS.clear()
+shell.INTERPRETERS.clear()
 tc_bpf_attach.main()
 """
 
@@ -164,9 +164,9 @@ def test_somebody_who_takes_the_place_meanwhile_keeps_it(node: Sandbox, mechanis
 
 # A kernel that does not know the attach type.
 NO_TCX = """
-from ansible_collections.ebpf.overlay.plugins.module_utils import _tcx
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import tcx
 from ansible_collections.ebpf.overlay.plugins.modules import tc_bpf_attach
-_tcx.supported = lambda: False
+tcx.supported = lambda: False
 tc_bpf_attach.main()
 """
 

@@ -86,8 +86,8 @@ def test_info_agrees_with_traffic_through_links_and_filters(node: Sandbox) -> No
 # BPF_ENABLE_STATS (32) lasts as long as its descriptor, and is nobody else's business.
 SEND_AND_COUNT = """
 import json, socket, sys
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import attribute, bpf as call
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import attribute, bpf as call
 stats = call(32, attribute("I", 0))
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 sock.bind(("p0", 0))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from integration.tc_sandbox import PYTHON, Sandbox, at, environment, returns
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _generations
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import boot_id
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import Attempt, Generation
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _runtime
 
 UTILS = "ansible_collections.ebpf.overlay.plugins.module_utils"
@@ -101,7 +101,7 @@ class Watched:
             self.store.begin(first, former, _runtime.pack())
             self.store.confirm(number, "a1")
         deadline = time.monotonic_ns() + int(seconds * 1e9)
-        wanted = Generation(2, number, _generations.digest_of(()), "now")
+        wanted = Generation(2, number, model.digest_of(()), "now")
         self.store.begin(
             Attempt("a2", 2, number, deadline, boot_id(), was_on=False), wanted, _runtime.pack(), self.start
         )
@@ -202,7 +202,7 @@ def test_way_back_that_keeps_failing_ends_on_the_kernels_path_and_goes_on(sandbo
     """Its former generation calls a module that fails; later somebody repairs that."""
     folder = Path(watched.store.root).parent / "made"
     calls = ({"module": "bpffs", "arguments": {"path": str(folder / "not/there")}},)
-    former = Generation(1, 0, _generations.digest_of(calls), "now", calls)
+    former = Generation(1, 0, model.digest_of(calls), "now", calls)
     make_control(sandbox, ON_64)
     attach_ours_and_theirs(sandbox)
     watched.begin(former, seconds=1)
@@ -216,7 +216,7 @@ def test_way_back_that_keeps_failing_ends_on_the_kernels_path_and_goes_on(sandbo
     # What was in its way is repaired: a generation without calls.
     manifest = Path(watched.store.root, "generations/1/manifest.json")
     manifest.write_text(
-        json.dumps({"number": 1, "former": 0, "digest": _generations.digest_of(()), "when": "now", "format": 2}),
+        json.dumps({"number": 1, "former": 0, "digest": model.digest_of(()), "when": "now", "format": 2}),
         encoding="utf-8",
     )
     watched.await_(lambda: not watched.runs(), 120)
@@ -244,7 +244,7 @@ def test_watching_costs_next_to_nothing_however_large_the_generations_are(tmp_pa
     calls = ({"module": "bpf_map_sync", "arguments": {"map": "/p/peers", "entries": entries}},)
     store = Store(str(tmp_path / "state"))
     for number in range(1, 5):
-        made = Generation(number, number - 1, _generations.digest_of(calls), "now", calls)
+        made = Generation(number, number - 1, model.digest_of(calls), "now", calls)
         store.begin(Attempt(f"a{number}", number, number - 1, 1 << 62, "boot"), made, b"")
         if number < 4:
             store.confirm(number, f"a{number}")

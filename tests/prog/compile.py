@@ -13,7 +13,9 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf, _plan_object, _source
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import compiler
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import plan as _plan_object
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
 
 PROGRAMS = ("from_uplink", "from_workload", "to_uplink", "to_workload")
 
@@ -23,9 +25,9 @@ def main(channel: int, source: str, flags: list[str]) -> None:
     _keep_what_the_compiler_says(said)
     bundle = _source.read_bundle(source)
     programs = PROGRAMS if os.path.basename(source) == "overlay.c" else (os.path.basename(source)[:-2],)
-    compiled = _bpf.compile_source(_source.flatten(bundle), bundle.main, flags, programs)
+    compiled = compiler.compile_source(_source.flatten(bundle), bundle.main, flags, programs)
     fresh = dict.fromkeys(compiled.tables, _plan_object.CREATE)
-    loaded = _bpf.load(compiled, fresh, "", bundle.main).descriptors
+    loaded = compiler.load(compiled, fresh, "", bundle.main).descriptors
     with socket.socket(fileno=channel) as stream:
         text = json.dumps({"names": list(loaded), "compiler": "".join(said)}).encode()
         socket.send_fds(stream, [len(text).to_bytes(4, "little")], list(loaded.values()))
@@ -34,7 +36,7 @@ def main(channel: int, source: str, flags: list[str]) -> None:
 
 def _keep_what_the_compiler_says(said: list[str]) -> None:
     """A compilation that succeeds forgets its warnings; the test that there are none wants them."""
-    captured = _bpf._captured_stderr
+    captured = compiler._captured_stderr
 
     @contextlib.contextmanager
     def keeping(into: list[str]) -> Iterator[None]:
@@ -42,7 +44,7 @@ def _keep_what_the_compiler_says(said: list[str]) -> None:
             yield
         said.extend(into)
 
-    _bpf._captured_stderr = keeping
+    compiler._captured_stderr = keeping
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import ansible
 from prog.network import Interface
 from prog.testrun import run_program
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import object_info
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import LABELS
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import LABELS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import object_info
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / "roles/node/files/bpf/overlay.c"

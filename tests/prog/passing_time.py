@@ -7,7 +7,7 @@ from typing import Any
 
 from prog.datapath import Datapath
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 TIMES = {"proven", "asked", "seen", "since", "there"}
 

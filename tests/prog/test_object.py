@@ -18,11 +18,11 @@ from prog.network import Interface
 from prog.packets import ACK
 from prog.story import IPV4, Connection, expect_fast
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils import _reasons
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import DEVICES, SCHEMAS, STRUCTS
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import reasons
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import DEVICES, SCHEMAS, STRUCTS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
 
 LIMIT = 4000
 SOURCE = ROOT / "roles/node/files/bpf"
@@ -67,7 +67,7 @@ def test_the_layouts_in_c_are_those_of_python(build: Callable[..., Object]) -> N
         info = bpf.map_info(built.descriptors[name])
         sizes = tuple(Codec(schema, what).size for schema, what in zip(schemas, ("key", "value")))
         assert sizes == (info.key_size, info.value_size), name
-    assert bpf.map_info(built.descriptors["stats"]).max_entries == len(_reasons.LABELS) == 2 * _reasons.STRIDE
+    assert bpf.map_info(built.descriptors["stats"]).max_entries == len(reasons.LABELS) == 2 * reasons.STRIDE
 
 
 @pytest.fixture
@@ -106,20 +106,20 @@ def test_the_copy_by_itself_builds(copy: Path) -> None:
 
 
 def test_numbers_of_reasons_are_given_once() -> None:
-    given = {number: name for number, (name, _) in _reasons.REASONS.items()}
-    retired = _reasons.RETIRED
+    given = {number: name for number, (name, _) in reasons.REASONS.items()}
+    retired = reasons.RETIRED
     assert not retired & set(given)
     assert len(set(given.values())) == len(given)
-    assert all(0 <= number < _reasons.STRIDE for number in given)
+    assert all(0 <= number < reasons.STRIDE for number in given)
     for number, name in GIVEN.items():
         assert given.get(number) == name or number in retired
     assert set(given) <= set(GIVEN), "write the new number into this test, too"
 
 
 def test_labels_find_their_reasons() -> None:
-    for number, (name, _) in _reasons.REASONS.items():
-        assert _reasons.LABELS[number] == f"uplink.{name}"
-        assert _reasons.LABELS[_reasons.STRIDE + number] == f"workload.{name}"
+    for number, (name, _) in reasons.REASONS.items():
+        assert reasons.LABELS[number] == f"uplink.{name}"
+        assert reasons.LABELS[reasons.STRIDE + number] == f"workload.{name}"
 
 
 def test_the_generated_files_are_up_to_date() -> None:

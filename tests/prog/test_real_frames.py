@@ -19,7 +19,7 @@ from prog.network import Interface, ip
 from prog.packets import ACK, FIN, PSH, SYN
 from prog.story import EVERY, NAMES, Ends
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 HOOKS = (
     ("from_uplink", "ens47f1", bpf.ATTACH_TCX_INGRESS),

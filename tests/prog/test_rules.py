@@ -61,7 +61,7 @@ from prog.rows import (
 )
 from prog.story import Ends
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._reasons import REASONS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import REASONS
 
 SYN_SEEN = ("syn_in", "syn_out")
 ANSWER_SEEN = ("answer_in", "answer_out")

@@ -7,7 +7,7 @@ import ctypes
 import struct
 from dataclasses import dataclass
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpf_call import address, attribute, bpf, buffer_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import address, attribute, bpf, buffer_of
 
 PROG_TEST_RUN = 10
 # Offsets in struct __sk_buff (include/uapi/linux/bpf.h).

@@ -9,16 +9,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _filter_operations as do
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Attachment, Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import operations as do
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.state import Observed, Program
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
     EGRESS,
     INGRESS,
     Filter,
     Hook,
     Link,
-    Observed,
-    Program,
     Qdisc,
     filter_name,
     link_pin_name,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.ebpf.overlay.plugins.filter.cluster import already
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import digest_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import digest_of
 
 CALLS = [{"module": "bpffs", "arguments": {}}]
 THERE = {"number": 2, "digest": digest_of(CALLS), "switched_off": False, "as_confirmed": True}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from btf_blob import ARRAY, CONST, PTR, STRUCT, TYPEDEF, UNION, Blob
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._btf import BtfError, parse, schema_of
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.btf import BtfError, parse, schema_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
 
 
 def schema(blob: Blob, id_: int) -> Any:

@@ -11,8 +11,8 @@ from ansible.module_utils import basic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bulk_parameter
-from ansible_collections.ebpf.overlay.plugins.module_utils._bulk_parameter import set_aside
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import bulk as _bulk_parameter
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.bulk import set_aside
 
 short = st.text(max_size=3)
 scalars = st.one_of(st.integers(), st.text('{}[], "\\:a\n', max_size=8), st.booleans(), st.none())

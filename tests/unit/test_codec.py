@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import (
     BLOCK,
     AsWritten,
     Codec,
     encode_entries,
     in_blocks,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
 
 INTERFACES = {"lo": 1, "ens47f1": 2, "cali1": 7}
 ipv4 = st.ip_addresses(v=4).map(str)

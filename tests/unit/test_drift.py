@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._drift import find_drift
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import find_drift
 
 PINS = "/sys/fs/bpf/ebpf-overlay"
 

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _generation_store, _generations
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, History
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import candidates
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import store as _generation_store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import Attempt, Generation, History
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
 
 CALLS: tuple[dict[str, Any], ...] = (
     {"module": "bpffs", "arguments": {}},
@@ -44,12 +45,12 @@ CALLS: tuple[dict[str, Any], ...] = (
 )
 
 
-def calls_of(number: int) -> tuple[_generations.Call, ...]:
+def calls_of(number: int) -> tuple[model.Call, ...]:
     return (*CALLS, {"module": "overlay_mode", "arguments": {"mode": "on", "generation": number}})
 
 
 def digest(number: int) -> str:
-    return _generations.digest_of(calls_of(number))
+    return model.digest_of(calls_of(number))
 
 
 def generation(number: int, former: int) -> Generation:
@@ -66,13 +67,13 @@ def attempt(number: int, former: int) -> Attempt:
 
 def test_digest_knows_every_argument_and_not_the_order_of_names() -> None:
     one = [{"module": "m", "arguments": {"a": 1, "b": [1, 2]}}]
-    assert _generations.digest_of(one) == _generations.digest_of([{"arguments": {"b": [1, 2], "a": 1}, "module": "m"}])
-    assert _generations.digest_of(one) != _generations.digest_of([{"module": "m", "arguments": {"a": 1, "b": [2, 1]}}])
+    assert model.digest_of(one) == model.digest_of([{"arguments": {"b": [1, 2], "a": 1}, "module": "m"}])
+    assert model.digest_of(one) != model.digest_of([{"module": "m", "arguments": {"a": 1, "b": [2, 1]}}])
 
 
 @given(st.sets(st.integers(1, 50)), st.integers(0, 50))
 def test_the_last_three_and_the_confirmed_one_are_kept(numbers: set[int], confirmed: int) -> None:
-    kept = _generations.kept(history(*numbers, confirmed=confirmed))
+    kept = model.kept(history(*numbers, confirmed=confirmed))
     assert confirmed in kept
     assert set(sorted(numbers)[-3:]) <= kept
     assert len(kept) <= 5
@@ -82,58 +83,58 @@ def test_failed_roll_outs_do_not_cost_a_node_its_history() -> None:
     """Each was confirmed here, and taken back because it failed on another node."""
     known = {1: generation(1, 0), 2: generation(2, 1)}
     for _ in range(5):
-        number = _generations.next_number(History(known, 2))
+        number = model.next_number(History(known, 2))
         assert number == 3
         known[3] = generation(3, 2)
         rolled_out = History(known, 3)
-        known = {one: known[one] for one in _generations.kept(rolled_out) if one in known}
+        known = {one: known[one] for one in model.kept(rolled_out) if one in known}
         assert 2 in known
-        known = {one: known[one] for one in _generations.kept(History(known, 2), taken_back=3) if one in known}
+        known = {one: known[one] for one in model.kept(History(known, 2), taken_back=3) if one in known}
         assert set(known) == {1, 2}
 
 
 def test_the_generation_that_was_replaced_is_kept_however_old_it_is() -> None:
     known = {number: generation(number, 1) for number in (1, 5, 6, 7)}
-    assert _generations.kept(History(known, 7)) == {1, 5, 6, 7}
+    assert model.kept(History(known, 7)) == {1, 5, 6, 7}
 
 
 def test_an_attempt_that_was_given_up_leaves_its_number() -> None:
-    assert _generations.next_number(history(confirmed=0)) == 1
-    assert _generations.next_number(history(1, 2, confirmed=2)) == 3
-    assert _generations.next_number(history(1, 2, 3, confirmed=2, attempt=attempt(3, 2))) == 3
-    assert _generations.next_number(history(1, 2, confirmed=1)) == 3
+    assert model.next_number(history(confirmed=0)) == 1
+    assert model.next_number(history(1, 2, confirmed=2)) == 3
+    assert model.next_number(history(1, 2, 3, confirmed=2, attempt=attempt(3, 2))) == 3
+    assert model.next_number(history(1, 2, confirmed=1)) == 3
 
 
 def test_previous_is_the_one_that_was_replaced() -> None:
-    assert _generations.target_of(history(1, 2, confirmed=2), "previous") == 1
-    assert _generations.target_of(history(1, confirmed=1), "previous") == 0
-    assert _generations.target_of(history(confirmed=0), "previous") == 0
-    assert _generations.target_of(history(1, 2, confirmed=1, attempt=attempt(2, 1)), "former") == 1
+    assert model.target_of(history(1, 2, confirmed=2), "previous") == 1
+    assert model.target_of(history(1, confirmed=1), "previous") == 0
+    assert model.target_of(history(confirmed=0), "previous") == 0
+    assert model.target_of(history(1, 2, confirmed=1, attempt=attempt(2, 1)), "former") == 1
     # Confirmed meanwhile, so that no attempt tells any more what was there before it.
-    assert _generations.target_of(history(1, 2, confirmed=2), "former", 1) == 1
-    assert _generations.target_of(history(1, confirmed=1), "former") == 1
+    assert model.target_of(history(1, 2, confirmed=2), "former", 1) == 1
+    assert model.target_of(history(1, confirmed=1), "former") == 1
 
 
 def test_a_node_that_was_rolled_back_stays_there_when_the_run_is_repeated() -> None:
     seen = history(1, 2, confirmed=1)
-    assert _generations.target_of(replace(seen, left=2), "previous") == 1
-    assert _generations.target_of(replace(seen, left=2), "0") == 0
-    assert _generations.target_of(seen, "previous") == 0
+    assert model.target_of(replace(seen, left=2), "previous") == 1
+    assert model.target_of(replace(seen, left=2), "0") == 0
+    assert model.target_of(seen, "previous") == 0
 
 
 @pytest.mark.parametrize("wanted", ["7", "previous", "newest"])
 def test_what_is_not_kept_is_an_error(wanted: str) -> None:
     with pytest.raises(OverlayError):
-        _generations.target_of(history(3, confirmed=3), wanted)
+        model.target_of(history(3, confirmed=3), wanted)
 
 
 def test_restoring_follows_interfaces_to_their_new_numbers_and_leaves_out_those_that_are_gone() -> None:
-    calls = _generations.adapt(CALLS, {"cali5": 5, "cali6": 6}, {"cali5": 9})
+    calls = model.adapt(CALLS, {"cali5": 5, "cali6": 6}, {"cali5": 9})
     by_module = [call["arguments"] for call in calls]
     assert by_module[1]["entries"] == [{"key": "10.0.0.1", "value": {"ifindex": 9, "flags": 0}}]
     assert by_module[2]["entries"] == [{"key": next(candidates(9)), "value": 9}]
     assert by_module[3]["attachments"] == [{"interface": "cali5"}]
-    assert _generations.adapt(CALLS, {"cali5": 5}, {"cali5": 5}) == CALLS
+    assert model.adapt(CALLS, {"cali5": 5}, {"cali5": 5}) == CALLS
 
 
 ABSENT = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
@@ -141,11 +142,11 @@ ABSENT = {"module": "overlay_conntrack", "arguments": {"state": "absent"}}
 
 def test_conntrack_is_as_before_where_the_overlay_goes_or_an_older_one_comes() -> None:
     """A generation made before there was the module knows nothing of it; its calls must find the node as it was."""
-    assert [call["module"] for call in _generations.REMOVAL].index("tc_bpf_attach") == 0
+    assert [call["module"] for call in model.REMOVAL].index("tc_bpf_attach") == 0
     newer = [*CALLS, {"module": "overlay_conntrack", "arguments": {"manage": True}}]
-    assert ABSENT in _generations.undo(newer)
-    assert ABSENT not in _generations.undo(CALLS)
-    assert ABSENT not in _generations.undo(newer, kept=["bpffs", "overlay_conntrack"])
+    assert ABSENT in model.undo(newer)
+    assert ABSENT not in model.undo(CALLS)
+    assert ABSENT not in model.undo(newer, kept=["bpffs", "overlay_conntrack"])
 
 
 class CrashError(Exception):
@@ -276,7 +277,7 @@ def killed_at(root: Path, name: str, number: int) -> bool:
         return False
     seen = store.read()
     assert seen.confirmed in (0, 1, 2)
-    assert not seen.confirmed or seen.digest == {1: digest(1), 2: _generations.digest_of(())}[seen.confirmed]
+    assert not seen.confirmed or seen.digest == {1: digest(1), 2: model.digest_of(())}[seen.confirmed]
     assert not seen.confirmed or Path(store.runtime(seen.confirmed)).read_bytes() in (b"one", b"two")
     assert not seen.attempt or seen.attempt.number in seen.generations
     store.begin(attempt(3, seen.confirmed), generation(3, seen.confirmed), b"three")
@@ -290,8 +291,8 @@ def killed_at(root: Path, name: str, number: int) -> bool:
 # Generation 2, then back to 0.
 _STORY = """
 import sys
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, digest_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import Attempt, Generation, digest_of
 store = Store(sys.argv[1])
 store.begin(Attempt("a2", 2, 1, 0, "boot"), Generation(2, 1, digest_of(()), "now"), b"two")
 store.confirm(2, "a2")
@@ -314,7 +315,7 @@ def test_record_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Pa
         return
     seen = store.read(mending=True)
     assert (seen.confirmed, seen.attempt) == (0 if name == "confirmed.json" else 1, None)
-    assert _generations.next_number(seen) == 2
+    assert model.next_number(seen) == 2
     store.begin(attempt(2, 0), generation(2, 0), b"two")
     store.confirm(2, "a2")
     assert store.read().confirmed == 2
@@ -352,7 +353,7 @@ def test_records_of_release_1_0_0_stay_readable_and_say_their_format_from_now_on
     store.begin(attempt(2, 1), generation(2, 1), b"two")
     store.confirm(2, "a2")
     for name in ("confirmed.json", "generations/2/manifest.json"):
-        assert json.loads((tmp_path / "state" / name).read_text())["format"] == _generations.FORMAT
+        assert json.loads((tmp_path / "state" / name).read_text())["format"] == model.FORMAT
     # Back at the old generation, the old release reads what is there.
     store.confirm(1, "restored")
     assert json.loads((tmp_path / "state/confirmed.json").read_text()) == {"number": 1, "by": "restored", "left": 0}
@@ -388,11 +389,11 @@ def test_a_record_whose_calls_do_not_fit_its_digest_is_never_gone_to(tmp_path: P
     assert (sorted(seen.generations), sorted(seen.damaged), seen.confirmed) == ([1], [2], 2)
     for wanted in ("previous", "former", "2"):
         with pytest.raises(OverlayError, match=f"no history of it that can be read: {manifest}"):
-            _generations.target_of(seen, wanted)
+            model.target_of(seen, wanted)
     with pytest.raises(OverlayError, match="no history"):
-        _generations.calls_to(seen, 2, {})
-    assert _generations.target_of(seen, "1") == 1
-    assert _generations.next_number(seen) == 3
+        model.calls_to(seen, 2, {})
+    assert model.target_of(seen, "1") == 1
+    assert model.next_number(seen) == 3
 
 
 def test_new_way_back_is_there_before_the_former_goes(tmp_path: Path) -> None:
@@ -439,19 +440,17 @@ def test_generation_that_is_made_again_gets_the_new_code_when_that_is_confirmed(
 
 def test_who_has_the_node() -> None:
     seen = history(1, 2, confirmed=1, attempt=attempt(2, 1))
-    assert _generations.holder_of(seen, "a2") == ""
-    assert _generations.holder_of(seen, "") == "this run began nothing here"
-    assert _generations.holder_of(seen, "a9") == "another run's attempt a2 (generation 2) waits for confirmation"
+    assert model.holder_of(seen, "a2") == ""
+    assert model.holder_of(seen, "") == "this run began nothing here"
+    assert model.holder_of(seen, "a9") == "another run's attempt a2 (generation 2) waits for confirmation"
     seen = history(1, 2, confirmed=2)
-    assert _generations.holder_of(replace(seen, by="a2"), "a2") == ""
-    assert (
-        _generations.holder_of(replace(seen, by="a3"), "a2") == "another run's attempt a3 (generation 2) was confirmed"
-    )
-    assert _generations.holder_of(replace(seen, by="returned-1"), "a2") == ""
+    assert model.holder_of(replace(seen, by="a2"), "a2") == ""
+    assert model.holder_of(replace(seen, by="a3"), "a2") == "another run's attempt a3 (generation 2) was confirmed"
+    assert model.holder_of(replace(seen, by="returned-1"), "a2") == ""
     taken = "another run has taken the node to generation 2"
-    assert _generations.holder_of(replace(seen, by="restored-1"), "a2") == taken
-    assert _generations.holder_of(History(), "a2") == ""
-    assert _generations.holder_of(History(), "a2", former=1) == "another run has taken the overlay off"
+    assert model.holder_of(replace(seen, by="restored-1"), "a2") == taken
+    assert model.holder_of(History(), "a2") == ""
+    assert model.holder_of(History(), "a2", former=1) == "another run has taken the overlay off"
 
 
 def test_switched_off_outlasts_confirmations_and_rollbacks_and_goes_with_the_overlay(tmp_path: Path) -> None:

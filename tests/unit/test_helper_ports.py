@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.ebpf.overlay.plugins.filter.conntrack import conntrack_refusals
-from ansible_collections.ebpf.overlay.plugins.module_utils import _helper_ports
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import LIBERAL
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import helper_ports
 
 SAVED = "iptables-legacy-save"
 
@@ -31,8 +31,8 @@ SAVED = "iptables-legacy-save"
 )
 def test_rule_of_iptables(rule: str, found: set[tuple[str, int, int]]) -> None:
     saved = f"*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING {rule}\nCOMMIT\n"
-    assert {one[:3] for one in _helper_ports.from_saved(saved, SAVED)} == found
-    assert {one[3] for one in _helper_ports.from_saved(saved, SAVED)} <= {SAVED}
+    assert {one[:3] for one in helper_ports.from_saved(saved, SAVED)} == found
+    assert {one[3] for one in helper_ports.from_saved(saved, SAVED)} <= {SAVED}
 
 
 def test_helpers_that_assign_themselves(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_helpers_that_assign_themselves(tmp_path: Path) -> None:
             sysctl.unlink()
         else:
             sysctl.write_text(value)
-        told = _helper_ports._automatic(str(sysctl), str(tmp_path))
+        told = helper_ports._automatic(str(sysctl), str(tmp_path))
         assert sorted((helper, first) for helper, first, _last, _by in told) == found
 
 

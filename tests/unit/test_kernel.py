@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import features
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel
     ],
 )
 def test_redirect_peer_is_chosen_where_it_is_safe(version: tuple[int, int, int], redirect: str) -> None:
-    assert _kernel.choose_redirect(version) == redirect
-    assert _kernel.capabilities(version)["redirect"] == redirect
+    assert features.choose_redirect(version) == redirect
+    assert features.capabilities(version)["redirect"] == redirect
 
 
 def test_a_kernel_that_is_not_told_can_nothing() -> None:
-    found = _kernel.capabilities(_kernel.stable_version("unknown", ""))
+    found = features.capabilities(features.stable_version("unknown", ""))
     assert found == {
         "supported": False, "redirect_peer_safe": False, "redirect": "neigh", "check_mtu": False, "tcx": False,
     }  # fmt: skip

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _generation_states
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._generation_store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import Attempt, Generation, digest_of
-from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import states
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import Attempt, Generation, digest_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_generation
 
 
@@ -40,9 +40,9 @@ def test_confirmation_is_judged_by_what_the_node_is_when_its_turn_comes(
     store, lock = Store(str(tmp_path / "state")), str(tmp_path / "lock")
     monkeypatch.setattr(overlay_generation, "Store", lambda: store)
     monkeypatch.setattr(overlay_generation, "LOCK", lock)
-    monkeypatch.setattr(_generation_states, "confirm_mode", lambda _number: None)  # no datapath here
-    monkeypatch.setattr(_generation_states, "was_on", lambda _store, _history: True)
-    monkeypatch.setattr(_generation_states._watchdog, "disarm", lambda: None)
+    monkeypatch.setattr(states, "confirm_mode", lambda _number: None)  # no datapath here
+    monkeypatch.setattr(states, "was_on", lambda _store, _history: True)
+    monkeypatch.setattr(states.watchdog, "disarm", lambda: None)
     begin(store, 1, "first")
     store.confirm(1, "first")
     begin(store, 2, "second")

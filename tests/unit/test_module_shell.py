@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._module import complete_path
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import complete_path
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _settings
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._batches import DEFAULT, Pace, plan_batches
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._cached_facts import why_not

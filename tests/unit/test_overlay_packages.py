@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.modules import overlay_packages
 
 names = st.lists(st.sampled_from(["bcc", "g++", "libc6", "make", "python3-bpfcc"]), max_size=8)

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _peers
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peers
 
 ADDRESSES = {"n1": ["192.0.2.1", "fd00::1"], "n2": ["192.0.2.2", "fd00::2"], "n3": ["192.0.2.3"]}
 
 
 def prefixes(routed: list[tuple[str, str]] = [], **kept: list[str]) -> dict[str, list[str]]:  # noqa: B006
-    return {name: found for name, found in _peers.workload_prefixes(ADDRESSES, kept, routed).items() if found}
+    return {name: found for name, found in peers.workload_prefixes(ADDRESSES, kept, routed).items() if found}
 
 
 def test_a_prefix_that_is_routed_by_way_of_a_node_is_of_its_workloads() -> None:
@@ -33,7 +33,7 @@ def test_a_block_that_a_node_keeps_is_of_its_workloads_though_nobody_routes_it()
 def test_a_block_may_hold_addresses_of_its_own_node_only() -> None:
     """Calico gives a node's VXLAN device the first address of its block."""
     addresses = {"n1": ["192.0.2.1", "10.1.1.0"], "n2": ["192.0.2.2", "10.1.2.0"]}
-    found = _peers.workload_prefixes(addresses, {"n2": ["10.1.2.0/26", "192.0.2.0/26"]}, [("10.1.1.0/26", "10.1.1.0")])
+    found = peers.workload_prefixes(addresses, {"n2": ["10.1.2.0/26", "192.0.2.0/26"]}, [("10.1.1.0/26", "10.1.1.0")])
     assert found == {"n1": ["10.1.1.0/26"], "n2": ["10.1.2.0/26"]}
 
 
@@ -50,7 +50,7 @@ def test_what_several_nodes_refuse_is_nobodys() -> None:
 
 def test_those_within_another_are_left_out() -> None:
     listed = ["10.1.0.7/32", "10.1.0.0/24", "10.1.1.0/24", "fd00::1/128", "fd00::/64", "10.1.0.0/24"]
-    assert _peers.without_covered(listed) == ["10.1.0.0/24", "10.1.1.0/24", "fd00::/64"]
+    assert peers.without_covered(listed) == ["10.1.0.0/24", "10.1.1.0/24", "fd00::/64"]
 
 
 networks = st.one_of(
@@ -61,7 +61,7 @@ networks = st.one_of(
 
 @given(st.lists(networks, max_size=20))
 def test_leaving_out_what_is_covered_changes_no_address(listed: list[str]) -> None:
-    found = _peers.without_covered(listed)
+    found = peers.without_covered(listed)
     parsed = [ipaddress.ip_network(prefix) for prefix in found]
     for prefix in listed:
         network: Any = ipaddress.ip_network(prefix)
@@ -69,7 +69,7 @@ def test_leaving_out_what_is_covered_changes_no_address(listed: list[str]) -> No
 
 
 def test_own_addresses_are_never_peers() -> None:
-    assert _peers.peer_entries(["10.1.1.1", "fd00::1"], ["10.1.1.0/24", "10.1.1.1/32", "::/0"]) == [
+    assert peers.peer_entries(["10.1.1.1", "fd00::1"], ["10.1.1.0/24", "10.1.1.1/32", "::/0"]) == [
         {"key": "10.1.1.0/24", "value": 1},
         {"key": "10.1.1.1/32", "value": 0},
         {"key": "::/0", "value": 1},
@@ -91,7 +91,7 @@ def test_own_addresses_are_never_peers() -> None:
     ],
 )
 def test_the_users_peers_are_a_list_or_text(wanted: Any, found: list[str]) -> None:
-    assert _peers.parse_peers(wanted) == found
+    assert peers.parse_peers(wanted) == found
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_the_users_peers_are_a_list_or_text(wanted: Any, found: list[str]) -> No
 )
 def test_what_is_no_prefix_is_refused_by_name(wanted: Any, words: str) -> None:
     with pytest.raises(OverlayError, match=words):
-        _peers.parse_peers(wanted)
+        peers.parse_peers(wanted)

@@ -8,7 +8,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
     INGRESS,
     escape,
     link_pin_name,

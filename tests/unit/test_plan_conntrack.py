@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _plan_conntrack as conntrack
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_conntrack import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import conntrack
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import (
     DEFAULTS,
     ESTABLISHED,
     IGNORE_INVALID_RST,

@@ -10,16 +10,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from unit.filter_model import INTERFACES, OWNER, Kernel, situations
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _filter_operations as do
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
-    filter_name,
-    owner_of,
-    program_of,
-)
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import operations as do
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Wish
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import filter_name, owner_of, program_of
 
 
 def planned(wish: Wish, kernel: Kernel) -> Plan | None:

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 from unit.filter_model import INTERFACES, PROGRAMS, Kernel
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._attachments import Attachment, Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_filters import plan_filters
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.state import Observed, Program
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
     EGRESS,
     INGRESS,
     Filter,
     Link,
-    Observed,
-    Program,
     Qdisc,
     link_pin_name,
 )

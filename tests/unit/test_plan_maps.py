@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import Entries
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_maps import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import Entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.plan import (
     DIFF_LINES,
     UNKNOWN,
     DeleteEntries,

@@ -11,30 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._bpffs import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.bpffs import (
     Mount,
     check_folder,
     parse_mounts,
     visible_bpffs,
 )
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._object_state import (
-    BUILD,
-    NEW,
-    NEXT,
-    Built,
-    Desired,
-    Entry,
-    Layout,
-    MapPin,
-    Observed,
-    OtherEntry,
-    Program,
-    ProgramPin,
-    Record,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._plan_object import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.plan import (
     CARRY,
     CREATE,
     MIGRATE,
@@ -49,6 +34,21 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._plan_object import (
     decide_maps,
     intact,
     plan_object,
+)
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.state import (
+    BUILD,
+    NEW,
+    NEXT,
+    Built,
+    Desired,
+    Entry,
+    Layout,
+    MapPin,
+    Observed,
+    OtherEntry,
+    Program,
+    ProgramPin,
+    Record,
 )
 
 FOLDER = "/sys/fs/bpf/x"

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._rtnl_dump import _attributes, _continues
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.rtnl import _attributes, _continues
 
 
 def attribute(kind: int, data: bytes) -> bytes:

@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._running_order import (
-    Entry,
-    entry_of,
-    hiders,
-    in_running_order,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._tc_state import INGRESS, Filter
-from ansible_collections.ebpf.overlay.plugins.module_utils._verdict import return_codes
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.order import Entry, entry_of, hiders, in_running_order
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.verdict import return_codes
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import INGRESS, Filter
 
 
 def insn(opcode: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:

@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks, with_ranges
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
-from ansible_collections.ebpf.overlay.plugins.module_utils._services import parse_services, service_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.services import parse_services, service_entries
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import (
+    Codec,
+    encode_entries,
+    in_blocks,
+    with_ranges,
+)
 
 
 def ports_of(services: Any) -> dict[int, int]:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _topology, _uplinks
-from ansible_collections.ebpf.overlay.plugins.module_utils._codec import Codec, encode_entries, in_blocks
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks as _uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec, encode_entries, in_blocks
 
 SERVICES = [{"protocol": "tcp", "port": 8080}]
 NOW = 1_800_000_000
-CONTROLLER = _topology.Controller(("f" * 32, "boot-f"), {"n1": "198.18.0.11"})
+CONTROLLER = topology.Controller(("f" * 32, "boot-f"), {"n1": "198.18.0.11"})
 
 
 def interface(name: str, ifindex: int, *addresses: str, **more: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def node(number: int, nodes: int = 3, uplinks: tuple[str, ...] = ()) -> dict[str
     ]
     found, left_out = _uplinks.find_uplinks(links, routes, uplinks)
     return {
-        "format": _topology.FORMAT,
+        "format": topology.FORMAT,
         "interfaces": links,
         "routes": routes,
         "workloads": [workload(f"10.244.{number}.11", "cali1", 5)],
@@ -74,11 +75,11 @@ def cluster(nodes: int = 3) -> dict[str, Any]:
 
 def picture_of(facts: dict[str, Any], fresh: tuple[str, ...] | None = None, max_age: float = 3600) -> dict[str, Any]:
     """By default this run gathered all facts."""
-    return _topology.build_picture(facts, facts if fresh is None else fresh, NOW, max_age, CONTROLLER)
+    return topology.build_picture(facts, facts if fresh is None else fresh, NOW, max_age, CONTROLLER)
 
 
 def plan(name: str, facts: dict[str, Any], picture: dict[str, Any] | None = None, peers: Any = ()) -> dict[str, Any]:
-    return _topology.plan_node(name, facts[name], picture or picture_of(facts), SERVICES, peers)
+    return topology.plan_node(name, facts[name], picture or picture_of(facts), SERVICES, peers)
 
 
 def planned_peers(name: str, facts: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def test_a_node_without_uplink_or_whose_peers_have_no_workloads_says_so() -> Non
 
 def test_every_planned_entry_fits_its_schema() -> None:
     facts = cluster()
-    planned = _topology.plan_node("n2", facts["n2"], picture_of(facts), SERVICES)
+    planned = topology.plan_node("n2", facts["n2"], picture_of(facts), SERVICES)
     for name, entries in planned["maps"].items():
         key, value = SCHEMAS[name]
         assert len(encode_entries(in_blocks(entries), Codec(key, "key"), Codec(value, "value"))) == len(entries), name
@@ -311,7 +312,7 @@ def test_every_node_knows_every_other_and_never_itself(nodes: int) -> None:
 def check_places(ifindexes: set[int], places: list[tuple[int, int]]) -> None:
     assert {ifindex for _, ifindex in places} == ifindexes
     assert len({place for place, _ in places}) == len(places)
-    assert all(place in _topology.candidates(ifindex) for place, ifindex in places)
+    assert all(place in topology.candidates(ifindex) for place, ifindex in places)
 
 
 def test_the_picture_hands_on_a_few_workloads_of_each_node() -> None:
@@ -325,7 +326,7 @@ def test_the_picture_hands_on_a_few_workloads_of_each_node() -> None:
 @given(st.randoms(use_true_random=False), st.integers(1, 1000))
 def test_every_interface_is_where_the_datapath_looks_for_it(random: Any, count: int) -> None:
     ifindexes = set(random.sample(range(1, 200_001), count))
-    places, unplaced = _topology.place_devices(ifindexes)
+    places, unplaced = topology.place_devices(ifindexes)
     assert unplaced == []
     check_places(ifindexes, places)
 
@@ -333,27 +334,27 @@ def test_every_interface_is_where_the_datapath_looks_for_it(random: Any, count: 
 @given(st.integers(1, 100_000), st.integers(1, 2000))
 def test_indexes_in_rows_have_their_places(first: int, step: int) -> None:
     ifindexes = set(range(first, first + 1000 * step, step))
-    places, unplaced = _topology.place_devices(ifindexes)
+    places, unplaced = topology.place_devices(ifindexes)
     assert unplaced == []
     check_places(ifindexes, places)
 
 
 def test_candidates_are_those_of_the_c_source() -> None:
     """By the numbers: the same in types.h, or no packet is redirected."""
-    assert list(_topology.candidates(1))[:3] == [4285, 2271, 257]
-    assert list(_topology.candidates(4_000_000_000))[15] == 1927
-    assert all(0 <= place < 8192 for place in _topology.candidates(0xFFFFFFFF))
+    assert list(topology.candidates(1))[:3] == [4285, 2271, 257]
+    assert list(topology.candidates(4_000_000_000))[15] == 1927
+    assert all(0 <= place < 8192 for place in topology.candidates(0xFFFFFFFF))
 
 
 def test_an_interface_whose_places_are_all_taken_is_named_and_the_others_have_theirs() -> None:
     last = 1 << 20
     first_choice: dict[int, int] = {}
     for ifindex in range(1, last):
-        first_choice.setdefault(next(_topology.candidates(ifindex)), ifindex)
+        first_choice.setdefault(next(topology.candidates(ifindex)), ifindex)
         if len(first_choice) == 8192:
             break
-    others = {first_choice[place] for place in _topology.candidates(last)}
-    places, unplaced = _topology.place_devices({*others, last})
+    others = {first_choice[place] for place in topology.candidates(last)}
+    places, unplaced = topology.place_devices({*others, last})
     assert unplaced == [last]
     check_places(others, places)
     facts = cluster(2)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _links, _uplinks
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks as _uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import ip
 
 Found = dict[str, Any]
 CHAIN = [{"interface": "eth*", "direction": "ingress", "chain": "netdev t in"}]
@@ -144,7 +145,7 @@ def address(local: str, length: int, **more: Any) -> Found:
     ],
 )
 def test_the_address_of_a_machine_is_the_one_that_stays(listed: list[Found], primary: list[str]) -> None:
-    assert _links.primary_addresses(listed) == primary
+    assert ip.primary_addresses(listed) == primary
 
 
 def test_what_moves_or_is_the_same_everywhere_is_nobodys_address() -> None:

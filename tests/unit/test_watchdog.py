@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._watchdog import install_unit
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.watchdog import install_unit
 
 
 def install(folder: Path, runtime: str) -> Path:

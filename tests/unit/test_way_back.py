@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _way_back
-from ansible_collections.ebpf.overlay.plugins.module_utils._errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import way_back
 
 CALL = {"module": "bpffs", "arguments": {"path": "/nowhere"}}
 
@@ -26,35 +26,35 @@ def dies(*_: Any, **__: Any) -> str:
 
 @pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "it was killed")])
 def test_rehearsal_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
-    monkeypatch.setattr(_way_back, "_run_module", module)
+    monkeypatch.setattr(way_back, "_run_module", module)
     with pytest.raises(OverlayError, match=reason):
-        _way_back.rehearse([CALL])
+        way_back.rehearse([CALL])
 
 
 @pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "without a result")])
 def test_call_that_breaks_off_has_failed(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
-    monkeypatch.setattr(_way_back, "_run_module", module)
-    result = _way_back.run_call(CALL, check=False)
+    monkeypatch.setattr(way_back, "_run_module", module)
+    result = way_back.run_call(CALL, check=False)
     assert result["failed"]
     assert reason in result["msg"]
 
 
 def test_module_that_refuses_its_arguments_is_told_as_a_difference() -> None:
-    [found] = _way_back.rehearse([{"module": "bpffs", "arguments": {"nonsense": 1}}])
+    [found] = way_back.rehearse([{"module": "bpffs", "arguments": {"nonsense": 1}}])
     assert found["module"] == "bpffs"
     assert "nonsense" in found["reason"]
 
 
 def test_what_modules_warn_of_on_the_way_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = '{"changed": true, "warnings": ["as text", {"event": {"msg": "as an object"}}]}'
-    monkeypatch.setattr(_way_back, "_run_module", lambda *_, **__: wrapped)
-    assert _way_back._make([CALL, CALL]) == ["as text", "as an object"] * 2
+    monkeypatch.setattr(way_back, "_run_module", lambda *_, **__: wrapped)
+    assert way_back._make([CALL, CALL]) == ["as text", "as an object"] * 2
 
 
 def test_calls_without_a_mode_need_no_number_and_those_with_mode_on_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rehearsal by another interpreter has none: what it compares is no generation yet."""
-    monkeypatch.setattr(_way_back, "interfaces", dict)
+    monkeypatch.setattr(way_back, "interfaces", dict)
     given: dict[str, Any] = {"calls": [CALL], "interfaces": {}, "mode": None}
-    assert _way_back.calls_of(given) == (CALL,)
-    assert _way_back.calls_of({**given, "mode": "off"}) == (CALL, _way_back.mode_off())
-    assert _way_back.calls_of({**given, "mode": "on", "number": 7}) == (CALL, _way_back.mode_on(7))
+    assert way_back.calls_of(given) == (CALL,)
+    assert way_back.calls_of({**given, "mode": "off"}) == (CALL, way_back.mode_off())
+    assert way_back.calls_of({**given, "mode": "on", "number": 7}) == (CALL, way_back.mode_on(7))

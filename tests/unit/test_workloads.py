@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _workloads
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads
 
 FREE = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
 
@@ -31,7 +31,7 @@ def test_workloads_come_from_host_routes_to_matching_interfaces() -> None:
         route("10.0.0.8", "cali9"),  # an interface that is gone
         route("10.0.0.9", None),  # refused
     ]
-    found = _workloads.find_workloads(links, routes, {"10.0.0.5": "aa:bb:cc:00:00:01"}, ["cali*"])
+    found = workloads.find_workloads(links, routes, {"10.0.0.5": "aa:bb:cc:00:00:01"}, ["cali*"])
     assert [(w["address"], w["ifindex"], w["mac"]) for w in found] == [
         ("10.0.0.5", 5, "aa:bb:cc:00:00:01"),
         ("fd00::5", 5, None),
@@ -42,13 +42,13 @@ def test_an_address_of_the_node_is_no_workload() -> None:
     """The CNI plugin ptp gives the host's side the gateway's address."""
     links = [link("veth1", 5, "10.0.0.1/32"), link("eth0", 2, "192.0.2.1/24")]
     routes = [route("10.0.0.5", "veth1"), route("10.0.0.1", "veth1"), route("192.0.2.1", "veth1")]
-    assert [one["address"] for one in _workloads.find_workloads(links, routes, {}, ["veth*"])] == ["10.0.0.5"]
+    assert [one["address"] for one in workloads.find_workloads(links, routes, {}, ["veth*"])] == ["10.0.0.5"]
 
 
 def test_of_two_routes_to_a_workload_the_better_one_counts() -> None:
     links = [link("cali1", 5), link("cali2", 6)]
     for routes in ([route("10.0.0.5", "cali1", metric=5), route("10.0.0.5", "cali2")],) * 2:
-        (found,) = _workloads.find_workloads(links, routes, {}, ["cali*"])
+        (found,) = workloads.find_workloads(links, routes, {}, ["cali*"])
         assert found["interface"] == "cali2"
         routes.reverse()
 
@@ -66,7 +66,7 @@ def hindrances(
     qdiscs = [{"kind": qdisc, "parent": "root"}, {"kind": "clsact", "parent": "ffff:fff1"}]
     interface = {"name": "cali1", "qdiscs": qdiscs, "ingress": ingress, "egress": egress}
     netdev = [{"interface": "cali1", "direction": chain, "chain": f"netdev t {chain}"} for chain in chains]
-    return _workloads.hindrances(interface, [*netdev, {**CHAIN, "interface": "cali2"}])
+    return workloads.hindrances(interface, [*netdev, {**CHAIN, "interface": "cali2"}])
 
 
 CHAIN = {"direction": "ingress", "chain": "netdev t other"}
@@ -110,7 +110,7 @@ def test_a_netdev_chain_keeps_the_workload_in_the_kernels_path(direction: str) -
 def test_what_is_told_is_one_sentence_for_each_reason() -> None:
     shaped = [{"address": f"10.0.0.{n}", **FREE, "never_by_peer": "the qdisc tbf"} for n in range(1, 6)]
     other = {"address": "10.0.1.1", **FREE, "never_admitted": "the netdev chain t"}
-    assert _workloads.told([*shaped, other, {"address": "10.0.2.2", **FREE}]) == [
+    assert workloads.told([*shaped, other, {"address": "10.0.2.2", **FREE}]) == [
         "the kernel's path for 10.0.1.1: the fast one would skip the netdev chain t",
         "no redirect_peer for 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 others: it would skip the qdisc tbf",
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lab.paths import LabError, tail
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _source
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _runtime
 
 from . import archive
@@ -76,7 +76,7 @@ def payload(system: System) -> bytes:
     files = {
         "matrix/start": start("vm.guest"),
         "matrix/runtime.zip": _runtime.pack(MODULES),
-        "matrix/bundle": _source.pack(_source.read_bundle(str(SOURCE))).encode(),
+        "matrix/bundle": source.pack(source.read_bundle(str(SOURCE))).encode(),
         "matrix/expected.json": json.dumps(system.capabilities).encode(),
     }
     for folder in ("lab", "vm", "vm/guest"):

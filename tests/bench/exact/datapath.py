@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _kernel
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import features
 
 from .. import objects, topology
 from ..objects import Loaded
@@ -33,7 +33,7 @@ _NEIGH, _PEER = 1, 2  # as in settings.h
 def load() -> Loaded:
     """Compiled as the role does it for this kernel when the user chooses nothing, with its maps filled."""
     system = os.uname()
-    can = _kernel.capabilities(_kernel.stable_version(system.release, system.version))
+    can = features.capabilities(features.stable_version(system.release, system.version))
     settings = {"OVERLAY_REDIRECT": _PEER if can["redirect"] == "peer" else _NEIGH}
     loaded = objects.build(objects.OVERLAY, tuple(HOOKS.values()), **settings)
     topology.fill_overlay(loaded)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lab.cluster import HTTP_PORT, UPLINK
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import run_call
 
 from .generations import generation
 from .modules import expect, made, refused, run, settled, state

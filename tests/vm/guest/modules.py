@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins import modules
-from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._way_back import run_call
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import run_call
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 Result = dict[str, Any]
 # Where pins, generations and records are kept.

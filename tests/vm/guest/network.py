@@ -24,7 +24,7 @@ from lab.cluster import (
     WorkloadPlan,
 )
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import FORMAT
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import FORMAT
 
 PLAN = ClusterPlan(node_count=2, workload_count=1)
 HERE, THERE = PLAN.nodes

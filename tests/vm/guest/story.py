@@ -8,8 +8,8 @@ from typing import Any
 
 from lab.cluster import HTTP_PORT
 
-from ansible_collections.ebpf.overlay.plugins.module_utils import _topology
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 
 from .modules import run
 from .network import Network, peer_facts
@@ -35,8 +35,8 @@ class Story:
         """Read the facts of this node and make the plan that follows from them; returns the facts."""
         told: dict[str, Any] = run("overlay_facts")["ansible_facts"]["overlay"]
         both = {"here": told, "there": peer_facts()}
-        picture = _topology.build_picture(both, fresh=both)
-        self.plan = _topology.plan_node("here", told, picture, SERVICES)
+        picture = topology.build_picture(both, fresh=both)
+        self.plan = topology.plan_node("here", told, picture, SERVICES)
         return told
 
     def build(self, redirect: int) -> dict[str, Any]:

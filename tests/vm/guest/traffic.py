@@ -9,7 +9,7 @@ import subprocess
 from lab.api import Endpoint
 from lab.cluster import HTTP_PORT
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._layout import PIN_DIR
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 
 from .modules import expect, run
 from .network import Network

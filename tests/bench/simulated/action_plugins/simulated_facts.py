@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._topology import FORMAT
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import FORMAT
 
 WORKLOADS = 30
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shell that all modules share: observe, plan, then report or apply and verify."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common import respawn
+
+from .errors import OverlayError
+from .libraries import importable
+from .plan import Plan
+
+# bcc and pyroute2 come from the distribution and are bound to its own interpreter.
+INTERPRETERS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
+SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
+
+
+def converge(
+    module: AnsibleModule,
+    observe: Callable[[], Any],
+    plan: Callable[[Any], Plan],
+    apply: Callable[[tuple[Any, ...]], None],
+) -> Plan:
+    """Bring the observed state to the desired one; the only place where check mode differs from a real run.
+
+    Returns the plan that was (or would have been) applied.
+    Raises :class:`OverlayError` when a precondition is unmet, or when the state read back still wants changes.
+    """
+    planned = plan(observe())
+    for warning in planned.warnings:
+        module.warn(warning)
+    if module.check_mode:
+        for sentence in planned.unmet:
+            module.warn(f"{sentence} A real run stops here unless an earlier task provides it.")
+        return planned
+    if planned.unmet:
+        raise OverlayError("start", "preconditions", " ".join(planned.unmet).rstrip("."), "Nothing was changed.")
+    if planned.operations:
+        apply(planned.operations)
+        left = plan(observe())
+        if left.operations:
+            raise OverlayError(
+                "verify what was applied",
+                f"{len(left.operations)} operation(s) still wanted, the first: {left.operations[0]}",
+                "the state read back differs from the desired one",
+                "Something else changes the same objects at the same time; find it, then run again.",
+            )
+    return planned
+
+
+def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
+    """Run ``main`` and end the module with its return values, or with the four parts of the error."""
+    os.environ["PATH"] = complete_path(os.environ.get("PATH", ""))
+    try:
+        result = main()
+    except OverlayError as error:
+        module.fail_json(msg=str(error), error=error.parts())
+    module.exit_json(**result)
+
+
+def complete_path(path: str) -> str:
+    """With the folders of tc, nft, iptables and what dpkg calls, which root lacks who came by su(1)."""
+    folders = [folder for folder in path.split(os.pathsep) if folder]
+    return os.pathsep.join([*folders, *(folder for folder in SYSTEM_FOLDERS if folder not in folders)])
+
+
+def available(library: str) -> bool:
+    """Whether this interpreter or one of the distribution's could import ``library``."""
+    return importable(library) or bool(respawn.probe_interpreters_for_module(INTERPRETERS, _probe(library)))
+
+
+def _probe(library: str) -> str:
+    return "bcc.libbcc" if library == "bcc" else library
+
+
+def respawn_where_importable(library: str) -> bool:
+    """Respawn the module under the distribution's interpreter when only that one has ``library``.
+
+    Returns whether ``library`` can be imported here; does not return at all when it respawns.
+    """
+    if importable(library):
+        return True
+    if not respawn.has_respawned():
+        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, _probe(library))
+        if interpreter:
+            vars(respawn)["os"] = _RoomyPipe()
+            respawn.respawn_module(interpreter)
+    return False
+
+
+class _RoomyPipe:
+    """``os`` for ``respawn_module``, which fills a pipe with the module's arguments before it starts who reads them.
+
+    A pipe holds 64 KiB, those of some 600 attachments are more: the module would wait for ever. A file in memory takes
+    them all.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pipe(self) -> tuple[int, int]:
+        writer = os.memfd_create("arguments")
+        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY), writer

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which links of a node carry the packets of its workloads to other nodes, and why others cannot. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+
+Facts = Mapping[str, Any]
+
+
+def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[Facts] = ()) -> str:
+    """Why the datapath cannot work on a link, as half a sentence; empty where it can.
+
+    ``interface``: as :func:`_kernel.ip.interfaces` returns it; ``chains``: as :func:`_links.netdev_chains` does.
+    """
+    name = interface["name"]
+    if interface["loopback"]:
+        return "it is the loopback"
+    if any(fnmatchcase(name, glob) for glob in workload_globs):
+        return "it is the interface of a workload"
+    if interface["link_type"] != "ether":
+        return f"its packets have no Ethernet header (link type {interface['link_type'] or 'unknown'})"
+    if interface["external"]:
+        return "the tunnel of each packet is chosen outside of its header (external)"
+    if interface["kind"] == "vrf":
+        return "its packets leave by the members of the VRF"
+    if interface["master"] and interface["member_of"] != "vrf":
+        return f"it is a port of {interface['master']}, which carries the packets"
+    # Of either direction: what TC ingress redirects skips those of the egress too (nf_skip_egress in net/core/dev.c).
+    missed = [one["chain"] for one in chains if fnmatchcase(name, one["interface"])]
+    if missed:
+        return f"packets of the fast path would miss the netdev chain {missed[0]}"
+    return ""
+
+
+def find_uplinks(
+    interfaces: Sequence[Facts], routes: Iterable[Facts], globs: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The links that match ``globs``, without globs those of the default routes; and the links left out.
+
+    Uplinks: ``name, ifindex, mac, mtu`` (bytes), ``addresses`` (with prefix length), ``primary, gateways``. Left out
+    are links that other machines are reached by and that are unfit: ``name, reason``. Both are sorted by name.
+    Raises :class:`OverlayError` for a name in ``globs`` that is no interface.
+    """
+    there = {interface["name"] for interface in interfaces}
+    for name in globs:
+        if not is_glob(name) and name not in there:
+            raise OverlayError(
+                "find the uplinks", name, "there is no such interface", "Correct overlay_uplinks for this node."
+            )
+    routes = [route for route in routes if route["interface"]]
+    defaults = [route for route in routes if is_default(route["prefix"])]
+    default_names = {route["interface"] for route in defaults}
+    # Routes that lead to others, not to the neighbourhood of a link.
+    leading = {route["interface"] for route in routes if route["gateway"]} | default_names
+    found, left_out = [], []
+    for interface in sorted(interfaces, key=lambda one: str(one["name"])):
+        name = interface["name"]
+        wanted = any(fnmatchcase(name, glob) for glob in globs) if globs else name in default_names
+        if interface["unfit"]:
+            if name in globs or (not globs and name in leading):
+                left_out.append({"name": name, "reason": interface["unfit"]})
+        elif wanted:
+            gateways = {route["gateway"] for route in defaults if route["interface"] == name and route["gateway"]}
+            kept = {key: interface[key] for key in ("name", "ifindex", "mac", "mtu", "addresses", "primary")}
+            found.append({**kept, "gateways": sorted(gateways)})
+    return found, left_out
+
+
+def told(left_out: Iterable[Facts]) -> list[str]:
+    """A sentence for each link that is left out."""
+    return [f"link {one['name']} is no uplink: {one['reason']}" for one in left_out]
+
+
+def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[str]:
+    """The addresses by which other machines know this one, without those that move between machines.
+
+    Addresses of services are kept on dummies (kube-ipvs0), and on the loopback the same one may be on all nodes; there
+    only the address counts that a default route names as its source.
+    """
+    sources = {route["source"] for route in routes if is_default(route["prefix"]) and route["source"]}
+    used = {route["interface"] for route in routes if is_default(route["prefix"])}
+    found = set(sources)
+    for interface in interfaces:
+        shared = interface["loopback"] or interface["kind"] in ("dummy", "macvlan", "ipvlan")
+        if not shared or interface["name"] in used:
+            found.update(interface["primary"])
+    return sorted(found)
+
+
+def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
+    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops."""
+    table = RouteTable(route for route in routes if route["interface"])
+    wanted = (peer.split("/")[0] for peer in peers)
+    return {route["interface"] for address in wanted for route in table.find(address)}
+
+
+class RouteTable:
+    """Longest prefix first, then the lowest metric, as the kernel looks up a route."""
+
+    def __init__(self, routes: Iterable[Facts]) -> None:
+        self._tables: dict[tuple[int, int], dict[int, list[Facts]]] = {}
+        for route in routes:
+            network = ipaddress.ip_network(route["prefix"], strict=False)
+            table = self._tables.setdefault((network.version, network.prefixlen), {})
+            known = table.setdefault(int(network.network_address), [])
+            if known and route["metric"] < known[0]["metric"]:
+                known.clear()
+            if not known or route["metric"] == known[0]["metric"]:
+                known.append(route)
+        self._lengths = sorted(self._tables, reverse=True)
+
+    def find(self, address: str) -> list[Facts]:
+        """The route to ``address``: one entry for each of its next hops; none where there is no route."""
+        wanted = ipaddress.ip_address(address)
+        for version, length in self._lengths:
+            if version == wanted.version:
+                rest = wanted.max_prefixlen - length
+                hops = self._tables[version, length].get(int(wanted) >> rest << rest)
+                if hops:
+                    return hops
+        return []
+
+
+def is_glob(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def is_default(prefix: str) -> bool:
+    return prefix.endswith("/0")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A filter plan in the making: the operations so far, the state that they lead to, and that state in text. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
+    CLSACT,
+    DIRECTIONS,
+    Filter,
+    Hook,
+    Link,
+    filter_name,
+)
+
+from .mechanism import takers_of
+from .state import Observed
+from .wish import Wanted, Wish
+
+
+class Draft:
+    """A plan in the making: the operations so far, and the state that they lead to."""
+
+    def __init__(self, wish: Wish, seen: Observed) -> None:
+        self.wish, self.seen = wish, seen
+        self.names = {ifindex: name for name, ifindex in seen.interfaces.items()}
+        self.operations: list[Any] = []
+        self.removed: list[dict[str, Any]] = []
+        self.made: set[int] = set()
+        self.unmade: set[int] = set()
+        self.filters: dict[Hook, list[Filter]] = {}
+        self.links: dict[Hook, list[Link]] = {}
+        self.revisions = dict(seen.revisions)
+        self.settled: dict[str, int] = {}
+        """Pin -> priority of the TCX links that are where this plan wants them."""
+        for filter_ in _without_heads(seen.filters):
+            self.filters.setdefault(filter_.hook, []).append(filter_)
+        for link in seen.links:
+            self.links.setdefault(link.hook, []).append(link)
+        # (hook, program name) of everything that the user's list names, on interfaces that exist.
+        self.named = {
+            ((seen.interfaces[name], attachment.direction), os.path.basename(attachment.program))
+            for attachment in wish.attachments
+            for name in attachment.matches(seen.interfaces)
+        }
+        hooks = {hook for hook, _program in self.named}
+        self.scope = (
+            {(ifindex, direction) for ifindex in self.names for direction in DIRECTIONS} if wish.purge else hooks
+        )
+        self.lines_before = self.lines()
+        self.leftovers: list[str] = []
+
+    def lines(self) -> list[str]:
+        """The state so far, one line for each object of ours on the hooks that this task is about."""
+        lines = set()
+        for hook in self.scope:
+            place = f"{self._name(hook[0])} {hook[1]}"
+            for item in self.filters.get(hook, []):
+                if self.wish.owns(item):
+                    lines.add(f"{place} {_filter_text(item)}")
+            links = self.links.get(hook, [])
+            for number, link in enumerate(links):
+                if link.pin:
+                    behind = sum(not other.pin and not other.neighbour for other in links[number:])
+                    lines.add(
+                        f"{place} tcx {filter_name(self.wish.owner, link.program)} {_program_text(link.program_id)}"
+                        + (f", before {behind} of somebody else" if behind else "")
+                    )
+        recorded = {ifindex for ifindex, _interface in self.seen.records if self._is_clsact(ifindex)}
+        for ifindex in {ifindex for ifindex, _direction in self.scope} & (recorded | self.made) - self.unmade:
+            lines.add(f"{self._name(ifindex)} qdisc clsact")
+        return sorted(lines)
+
+    def overtaken(self, wanted: list[Wanted]) -> Iterator[str]:
+        """A sentence about what may take packets and runs behind ours: what ours redirect never gets there."""
+        told = []
+        for item in wanted:
+            here = self.filters.get(item.hook, [])
+            if item.mechanism == CLSACT:
+                name = filter_name(self.wish.owner, item.program.name)
+                at = next(
+                    number
+                    for number, other in enumerate(here)
+                    if (other.name, other.priority, other.handle) == (name, item.priority, item.handle)
+                )
+                here = [other for number, other in enumerate(here) if (other.priority, number) > (item.priority, at)]
+            behind = takers_of((other for other in here if not self.wish.owns(other)), self.seen)
+            told += [f"{item.interface} {item.direction} {label}" for label in behind]
+        if told:
+            more = f" and {len(told) - 3} more" if told[3:] else ""
+            yield (
+                f"Filters of somebody else run behind ours and do not see what ours take: {', '.join(told[:3])}{more}. "
+                "With mechanism auto or clsact and a higher priority ours run last."
+            )
+
+    def _name(self, ifindex: int) -> str:
+        return self.names.get(ifindex, f"if{ifindex}")
+
+    def _note_removed(self, hook: Hook, program: str, mechanism: str, priority: Any = None, handle: Any = None) -> None:
+        self.removed.append(
+            {
+                "interface": self._name(hook[0]),
+                "direction": hook[1],
+                "program": program,
+                "priority": priority,
+                "handle": handle,
+                "mechanism": mechanism,
+            }
+        )
+
+    def _is_clsact(self, ifindex: int) -> bool:
+        qdisc = self.seen.qdiscs.get(ifindex)
+        return ifindex in self.made or (qdisc is not None and qdisc.kind == CLSACT)
+
+
+def _filter_text(item: Filter) -> str:
+    place = f"priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x}"
+    program = _program_text(item.program_id, item.tag)
+    return f"{place} {item.name} {program}{' direct-action' if item.direct_action else ''}"
+
+
+def _program_text(program_id: int | None, tag: str = "") -> str:
+    if not program_id:
+        return "program not pinned yet"
+    return f"program {program_id}" + (f" tag {tag}" if tag else "")
+
+
+def _without_heads(filters: Iterable[Filter]) -> list[Filter]:
+    """Drop the entries that stand for a priority's list as such; one whose list is empty stays: it is somebody's."""
+    filters = list(filters)
+    filled = {(item.hook, item.chain, item.priority) for item in filters if item.handle}
+    return [item for item in filters if item.handle or (item.hook, item.chain, item.priority) not in filled]

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Interfaces, addresses, routes, neighbours and netdev chains of this network namespace, read with ``ip`` and ``nft``.
+
+iproute2 is on every node from the start, pyroute2 is not: facts must be there before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+
+# Runs a command, returns (exit code, standard output, standard error).
+Run = Callable[[list[str]], tuple[int, str, str]]
+
+# A route that any of these says something about is no way for packets of others.
+_TYPES = {None, "unicast"}
+# As Calico keeps the block from which a node's workloads get their addresses: the kernel refuses those that are free.
+_REFUSING = {"blackhole", "unreachable", "prohibit"}
+
+
+def _ip(run: Run, *arguments: str) -> list[dict[str, Any]]:
+    command = ["ip", "-json", "-details", *arguments]
+    try:
+        code, output, message = run(command)
+    except OSError as error:
+        raise _unreadable(command, error) from None
+    if code != 0:
+        raise _unreadable(command, message.strip() or f"exit code {code}")
+    try:
+        # Old versions print nothing, or empty objects, where there is nothing to tell.
+        return [entry for entry in json.loads(output or "[]") if entry]
+    except ValueError:
+        raise _unreadable(command, f"it printed no JSON but {output[:80]!r}") from None
+
+
+def _unreadable(command: Sequence[str], reason: str | OSError) -> OverlayError:
+    return OverlayError(
+        "read the network configuration",
+        " ".join(command),
+        reason,
+        "Check that iproute2 is installed on the node and that the command works there.",
+    )
+
+
+def interfaces(run: Run) -> list[dict[str, Any]]:
+    """``name, ifindex, mtu`` (bytes), ``mac, kind, loopback, up, addresses`` (global, with prefix length);
+    ``primary``: those that tell this machine from others; ``link_type`` (``ether`` with an Ethernet header),
+    ``external`` (its tunnel is chosen per packet), ``master`` and ``member_of`` (the kind of that master)."""
+    found = []
+    for link in _ip(run, "address", "show"):
+        information = link.get("linkinfo", {})
+        kept = [one for one in link.get("addr_info", ()) if one.get("scope") == "global" and "local" in one]
+        found.append(
+            {
+                "name": link["ifname"],
+                "ifindex": link["ifindex"],
+                "mtu": link["mtu"],
+                "mac": link.get("address", ""),
+                "kind": information.get("info_kind", ""),
+                "loopback": link.get("link_type") == "loopback",
+                "up": "UP" in link.get("flags", ()),
+                "addresses": [f"{one['local']}/{one['prefixlen']}" for one in kept],
+                "primary": primary_addresses(kept),
+                "link_type": link.get("link_type", ""),
+                "external": bool(information.get("info_data", {}).get("external")),
+                "master": link.get("master", ""),
+                "member_of": information.get("info_slave_kind", ""),
+            }
+        )
+    return found
+
+
+def primary_addresses(addresses: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of an interface's global addresses as ``ip`` lists them, at most one per family: the one that is its own.
+
+    The others may be temporary (RFC 8981) or move between machines (keepalived, kube-vip). The kernel lists IPv4
+    addresses in the order in which they came, those of IPv6 in the opposite one (net/ipv6/addrconf.c,
+    ``ipv6_link_dev_addr``). Addresses that move come later than the machine's own, mostly as host prefixes.
+    """
+    found = []
+    for family, full in (("inet", 32), ("inet6", 128)):
+        lasting = [
+            one
+            for one in addresses
+            if one.get("family") == family and not any(map(one.get, ("temporary", "deprecated", "secondary")))
+        ]
+        if family == "inet6":
+            lasting.reverse()
+        lasting.sort(key=lambda one: one["prefixlen"] == full)
+        found += [one["local"] for one in lasting[:1]]
+    return found
+
+
+def routes(run: Run) -> list[dict[str, Any]]:
+    """Routes of the main table, one for each next hop: ``prefix, interface, gateway`` (None: on link), ``metric,
+    source`` (the address that the kernel prefers there, or None). A route that refuses its prefix has no interface."""
+    found = []
+    objects: dict[int, dict[str, Any]] = {}
+    for option, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
+        for route in _ip(run, option, "route", "show", "table", "main"):
+            prefix = everything if route["dst"] == "default" else route["dst"]
+            told = {"prefix": prefix, "metric": route.get("metric", 0), "source": route.get("prefsrc")}
+            if route.get("type") in _REFUSING:
+                found.append({**told, "interface": None, "gateway": None})
+            if route.get("type") not in _TYPES:
+                continue
+            hops = [route] if "dev" in route else route.get("nexthops", [])
+            if not hops and "nhid" in route:  # net.ipv4.nexthop_compat_mode is 0
+                objects = objects or {one["id"]: one for one in _ip(run, "nexthop", "show")}
+                hops = list(_members(objects, route["nhid"]))
+            for hop in hops:
+                via = hop.get("via", {}).get("host") if isinstance(hop.get("via"), dict) else None
+                if "dev" in hop:
+                    found.append({**told, "interface": hop["dev"], "gateway": hop.get("gateway") or via})
+    return found
+
+
+def _members(objects: Mapping[int, Mapping[str, Any]], number: int) -> Iterator[Mapping[str, Any]]:
+    """The next hops behind a next hop object, which may be a group of others (never of groups)."""
+    chosen = objects.get(number, {})
+    if "group" not in chosen:
+        yield chosen
+    for member in chosen.get("group", ()):
+        yield objects.get(member["id"], {})
+
+
+def neighbours(run: Run) -> dict[str, str]:
+    """Address -> MAC, of the neighbours that have one."""
+    return {entry["dst"]: entry["lladdr"] for entry in _ip(run, "neighbour", "show") if entry.get("lladdr")}
+
+
+def link_to(run: Run, address: str) -> str:
+    """The link by which this node reaches an address; empty where it does not."""
+    try:
+        return str(next((route.get("dev", "") for route in _ip(run, "route", "get", address)), ""))
+    except OverlayError:
+        return ""
+
+
+# --- netfilter's hooks on single interfaces ---------------------------------------------------------------------------
+
+_CHAINS = ["nft", "list", "chains"]
+_TABLE = re.compile(r"^table (\S+) (\S+) \{")
+_CHAIN = re.compile(r"^\s+chain (\S+) \{")
+_HOOK = re.compile(r"\bhook (ingress|egress) devices? (?:= \{([^}]*)\}|(\S+))")
+
+
+def netdev_chains(run: Run) -> tuple[list[dict[str, str]], str]:
+    """The nft chains on single interfaces (``interface``, which may end in ``*``; ``direction``; ``chain``), and why
+    they are not known (empty: they are). Without nft there are none.
+
+    As text, since nft 1.0.6 leaves the interfaces out of its JSON.
+    """
+    try:
+        code, output, message = run(_CHAINS)
+    except OSError:
+        return [], ""
+    if code == 0:
+        return list(_chains_in(output.splitlines())), ""
+    # Kernels without nf_tables have no such chains.
+    return [], "" if "not supported" in message.lower() or not message.strip() else message.strip().splitlines()[0]
+
+
+def _chains_in(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    table = chain = ""
+    for line in lines:
+        if opened := _TABLE.match(line):
+            table = f"{opened[1]} {opened[2]}"
+        elif opened := _CHAIN.match(line):
+            chain = opened[1]
+        elif hook := _HOOK.search(line):
+            for name in (hook[2] or hook[3]).split(","):
+                interface = name.strip().strip('"')
+                if interface:
+                    yield {"interface": interface, "direction": hook[1], "chain": f"{table} {chain}"}

@@ -97,7 +97,7 @@ for line in sys.stdin:
 SCAN = r"""
 import json, os, sys
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects import pins
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects import pins as kinds
 
 held = {"programs": set(), "maps": set()}
 
@@ -106,14 +106,14 @@ def pins(folder):
     if folder == "/sys/fs/bpf":  # the kernel keeps entries of its own there, which cannot be opened
         entries = {name: None for name in os.listdir(folder) if "." not in name}
     else:
-        entries = pins.read_folder(folder) or {}
+        entries = kinds.read_folder(folder) or {}
     for name, entry in entries.items():
         path = os.path.join(folder, name)
         found[path] = repr(entry)
-        if isinstance(entry, pins.ProgramPin):
+        if isinstance(entry, kinds.ProgramPin):
             held["programs"].add(entry.id)
             held["maps"].update(bpf.prog_info(bpf.obj_get(path)).map_ids)
-        elif isinstance(entry, pins.MapPin):
+        elif isinstance(entry, kinds.MapPin):
             held["maps"].add(entry.id)
         if os.path.isdir(path) and not os.path.islink(path):
             found.update(pins(path))

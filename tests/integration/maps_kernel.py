@@ -29,7 +29,7 @@ from ansible.module_utils.common import warnings
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import call
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps import bulk
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps import pinned
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps import pinned as pinned_maps
 
 subprocess.run(["umount", "-R", "/sys/fs/bpf"], stderr=subprocess.DEVNULL)  # the machine's own would hide below ours
 for target in ("/sys/fs/bpf", "/run"):
@@ -102,7 +102,7 @@ def run_module(request):
     changes.clear()
     fault.clear()
     fault.update(request.get("fault", {}))
-    pinned.BATCH = request.get("batch", 16384)
+    pinned_maps.BATCH = request.get("batch", 16384)
     bulk.LARGE = request.get("large", 1 << 20)
     with contextlib.suppress(AttributeError):
         warnings._global_warnings.clear()

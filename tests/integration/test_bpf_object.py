@@ -247,12 +247,12 @@ def test_missing_capability(target: Node, source: Path) -> None:
 
 
 def test_kernel_that_is_too_old(target: Node, source: Path) -> None:
-    outcome = build(target, source, patch={"module_utils._bpf.kernel_release": "5.4.0-42-generic"})
+    outcome = build(target, source, patch={"module_utils._objects.compiler.kernel_release": "5.4.0-42-generic"})
     assert_refused(outcome, "load programs", "5.4.0-42-generic", "5.10")
 
 
 def test_node_without_the_compiler(target: Node, source: Path) -> None:
-    bare = {"module_utils._bpf.compiler_version": None, "modules.bpf_object.importable": False}
+    bare = {"module_utils._objects.compiler.compiler_version": None, "module_utils._objects.resource.importable": False}
     dry = build(target, source, dry=True, patch=bare)
     assert dry.result["changed"]
     assert dry.result["compiled"]

@@ -33,7 +33,7 @@ def test_program_of_another_type_and_pin_that_is_no_program(node: Sandbox) -> No
     node.load("xdp", returns(2), prog_type=6)
     assert "type 6" in refused(node, at("eth0", "xdp"))["reason"]
     node.python(
-        "from ansible_collections.ebpf.overlay.plugins.module_utils import _bpf_syscall as bpf\n"
+        "from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf\n"
         f"bpf.obj_pin(bpf.map_create(2, 4, 4, 1), '{PINS}/map')"
     )
     assert "bpf-map" in refused(node, at("eth0", "map"))["reason"]
@@ -97,7 +97,7 @@ def test_missing_pyroute2_is_named_by_its_package(node: Sandbox) -> None:
 def test_two_runs_at_once_do_not_mix(node: Sandbox) -> None:
     hold = (
         "import sys, time\n"
-        "from ansible_collections.ebpf.overlay.plugins.module_utils._lock import one_run\n"
+        "from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run\n"
         "with one_run():\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     other = subprocess.Popen(

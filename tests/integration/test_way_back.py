@@ -24,7 +24,7 @@ UTILS = "ansible_collections.ebpf.overlay.plugins.module_utils"
 CONTROL = f"{PIN_DIR}/control"
 MAKE_CONTROL = f"""
 import os, sys
-from {UTILS} import _bpf_syscall as bpf
+from {UTILS}._kernel import bpf_maps as bpf
 pin, value = sys.argv[1], bytes.fromhex(sys.argv[2])
 os.makedirs(os.path.dirname(pin), exist_ok=True)
 fd = bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, len(value), 1, name="control")
@@ -35,14 +35,14 @@ bpf.obj_pin(fd, pin)
 """
 READ_CONTROL = f"""
 import sys
-from {UTILS} import _bpf_syscall as bpf
+from {UTILS}._kernel import bpf_maps as bpf
 fd = bpf.obj_get(sys.argv[1])
 print(bpf.map_lookup(fd, bytes(4), bpf.map_info(fd).value_size).hex())
 """
 WATCH = f"""
 import sys
-from {UTILS} import _watch
-from {UTILS}._generation_store import Store
+from {UTILS}._generations import watch as _watch
+from {UTILS}._generations.store import Store
 _watch.PAUSE = 0.1
 _watch.watch(Store(sys.argv[1]), sys.argv[2])
 """
@@ -68,7 +68,7 @@ def control(sandbox: Sandbox) -> bytes:
 def attach_ours_and_theirs(sandbox: Sandbox) -> None:
     sandbox.load("theirs")
     sandbox.python(
-        f"from {UTILS} import _bpf_syscall as bpf\n"
+        f"from {UTILS}._kernel import bpf_maps as bpf\n"
         f"bpf.obj_pin(bpf.prog_load({returns(-1, 1)!r}, 'from_uplink', 3), {OURS!r})"
     )
     theirs = sandbox.module("tc_bpf_attach", attachments=[at("cali1", "theirs", priority=7)], owner="theirs")
@@ -136,11 +136,11 @@ def watched(sandbox: Sandbox, tmp_path: Path) -> Iterator[Watched]:
 
 def test_entry_of_another_size_is_never_given_to_the_kernel(sandbox: Sandbox) -> None:
     make_control(sandbox, ON_64)
-    code, said = sandbox.job(f"from {UTILS}._control import read_control\nread_control({PIN_DIR!r})")
+    code, said = sandbox.job(f"from {UTILS}._datapath.control import read_control\nread_control({PIN_DIR!r})")
     assert code != 0
     assert "values of 64 instead of 4 and 24" in said
     code, said = sandbox.job(
-        f"from {UTILS}._control import write_control\nfrom {UTILS}._plan_mode import Control, SetControl\n"
+        f"from {UTILS}._datapath.control import write_control\nfrom {UTILS}._datapath.mode import Control, SetControl\n"
         f"write_control({PIN_DIR!r}, SetControl(Control('on')))"
     )
     assert code != 0
@@ -163,7 +163,7 @@ def test_last_resort_switches_off_what_it_cannot_decode(sandbox: Sandbox) -> Non
     make_control(sandbox, ON_64)
     attach_ours_and_theirs(sandbox)
     before = hooks(sandbox)
-    sandbox.python(f"from {UTILS}._last_resort import kernels_path\nkernels_path()")
+    sandbox.python(f"from {UTILS}._datapath.last_resort import kernels_path\nkernels_path()")
     assert control(sandbox) == bytes(64)
     assert hooks(sandbox) == before == ["ebpf.overlay", "ebpf.overlay", "theirs"]
 
@@ -171,7 +171,7 @@ def test_last_resort_switches_off_what_it_cannot_decode(sandbox: Sandbox) -> Non
 def test_last_resort_detaches_what_it_cannot_switch_off(sandbox: Sandbox) -> None:
     make_control(sandbox, ON_64, "frozen")
     attach_ours_and_theirs(sandbox)
-    sandbox.python(f"from {UTILS}._last_resort import kernels_path\nkernels_path()")
+    sandbox.python(f"from {UTILS}._datapath.last_resort import kernels_path\nkernels_path()")
     assert hooks(sandbox) == ["theirs"]
 
 
@@ -231,9 +231,9 @@ def test_lease_of_an_earlier_attempt_does_not_end_a_new_one(sandbox: Sandbox) ->
     value = deadline.to_bytes(8, "little") + (2).to_bytes(4, "little") + (1).to_bytes(4, "little")
     make_control(sandbox, value + (1).to_bytes(4, "little") + bytes(4))
     code = f"""
-from {UTILS}._generations import Attempt
-from {UTILS}._way_back import overdue
-from {UTILS}._watchdog import boot_id
+from {UTILS}._generations.model import Attempt
+from {UTILS}._generations.way_back import overdue
+from {UTILS}._kernel.machine import boot_id
 print([overdue(Attempt("a", 1, 0, 1 << 62, boot_id(), lease=lease)) for lease in (0, {deadline})])
 """
     assert sandbox.python(code) == "[True, False]\n"
@@ -250,9 +250,9 @@ def test_watching_costs_next_to_nothing_however_large_the_generations_are(tmp_pa
             store.confirm(number, f"a{number}")
     code = f"""
 import sys, time
-from {UTILS}._generation_store import Store
-from {UTILS}._watch import _Watcher
-from {UTILS} import _way_back
+from {UTILS}._generations.store import Store
+from {UTILS}._generations.watch import _Watcher
+from {UTILS}._generations import way_back as _way_back
 _way_back.boot_id = lambda: "boot"
 watcher = _Watcher(Store(sys.argv[1]), "a4")
 began = time.process_time()

@@ -200,109 +200,21 @@ diff:
       10.244.2.11 -> ifindex=cali2, flags=0
 """
 
-import contextlib
-import os
-from collections.abc import Mapping
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import schemas_at
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps.bulk import BulkList, set_aside
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import encode_entries, in_blocks, with_ranges
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import PinnedMap, codecs, opened, traits_of
-from ansible_collections.ebpf.overlay.plugins.module_utils._maps.plan import UNKNOWN, plan_map
-
-
-def not_pinned(path: str) -> str:
-    """The sentence for a pin that is not there, which an earlier task may be about to make."""
-    if bpffs.find_bpffs(path) is None:
-        return bpffs.not_on_bpffs(path)
-    return f"No map is pinned at {path}: load the program that it belongs to first (ebpf.overlay.bpf_object)."
-
-
-def still_to_be_made(maps: list[dict[str, Any]], path: str) -> dict[str, Any] | None:
-    """What an earlier task of a dry run told about the map, if it would make it anew."""
-    return next((told for told in maps if told["id"] is None and os.path.normpath(told["pin"]) == path), None)
-
-
-def sync(module: AnsibleModule, bulk: BulkList | None) -> dict[str, Any]:
-    path, state, purge = os.path.normpath(module.params["map"]), module.params["state"], module.params["purge"]
-    blocks = bulk.blocks() if bulk else in_blocks(module.params["entries"])
-    coming = still_to_be_made(module.params["maps"], path)
-
-    def observe() -> Mapping[bytes, bytes]:
-        return found.read(value_codec.total) if found else {}
-
-    def plan(observed: Mapping[bytes, bytes]) -> Plan:
-        needed = state == "present" and (listed or purge)
-        unmet = [not_pinned(path)] if needed and not pinned else []
-        if coming and not unmet:
-            unmet = [f"The map for {path} is still to be made."]
-        traits = found.traits if found else UNKNOWN
-        return plan_map(
-            os.path.basename(path),
-            observed,
-            listed if state == "present" else {},
-            traits_of(coming["type"], coming["max_entries"]) if coming else traits,
-            lambda key, value: f"{key_codec.show(key)} -> {value_codec.show(value)}",
-            purge=purge,
-            unwanted=listed if state == "absent" else (),
-            order=key_codec.order,
-            unmet=tuple(unmet),
-        )
-
-    def apply(operations: tuple[Any, ...]) -> None:
-        if isinstance(found, PinnedMap):
-            found.apply(operations, key_codec.show)
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(one_run())
-        pinned = stack.enter_context(opened(path))
-        found = None if coming and coming["fresh"] else pinned
-        schemas = module.params["key"], module.params["value"]
-        # To remove an entry nobody needs to know what its value means.
-        fallbacks = None, "bytes" if state == "absent" else None
-        key_codec, value_codec = codecs(path, found, *schemas, schemas_at(path), fallbacks)
-        listed = encode_entries(with_ranges(blocks, key_codec), key_codec, value_codec if state == "present" else None)
-        planned = converge(module, observe, plan, apply)
-    return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.bulk import set_aside
+from ansible_collections.ebpf.overlay.plugins.module_utils._maps.resource import SPEC, ensure
 
 
 def main() -> None:
     bulk = set_aside("entries")
-    module = AnsibleModule(
-        argument_spec={
-            "map": {"type": "path", "required": True},
-            "key": {"type": "raw", "no_log": False},
-            "value": {"type": "raw"},
-            "entries": {"type": "list", "elements": "raw", "default": []},
-            "maps": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "pin": {"type": "path", "required": True},
-                    "id": {"type": "int"},
-                    "fresh": {"type": "bool"},
-                    "type": {"type": "str"},
-                    "max_entries": {"type": "int"},
-                    "name": {"type": "str"},
-                    "key_size": {"type": "int"},
-                    "value_size": {"type": "int"},
-                    "flags": {"type": "int"},
-                },
-            },
-            "purge": {"type": "bool", "default": False},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        supports_check_mode=True,
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    run(
+        module,
+        lambda: ensure(module.params, module.check_mode, module.warn, schemas_at(module.params["map"]), bulk),
     )
-    run(module, lambda: sync(module, bulk))
 
 
 if __name__ == "__main__":

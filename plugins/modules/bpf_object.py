@@ -205,164 +205,29 @@ maps:
       pin: /sys/fs/bpf/ebpf-overlay/ifindex_map
 """
 
-import os
-from dataclasses import replace
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import importable
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, respawn_where_importable, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects import compiler as _bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects import headers as _headers
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects import pins
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects.plan import decide_maps, intact, plan_object
-from ansible_collections.ebpf.overlay.plugins.module_utils._objects.state import Desired, Observed
-
-
-def read_source(params: dict[str, Any]) -> tuple[str, str]:
-    """(name for messages, the whole text)."""
-    if params["bundle"]:
-        bundle = _source.unpack(params["bundle"])
-        return bundle.main, _source.flatten(bundle)
-    path = params["src"]
-    if not path:
-        raise OverlayError("read the source", "src", "it is not given", "Set src, or state to absent.")
-    if not os.path.isabs(path):
-        where = "remote_src is true" if params["remote_src"] else "the controller has no such file"
-        raise OverlayError(
-            "read the source", path, f"{where}, and a path on the target must be absolute", "Check the name."
-        )
-    return os.path.basename(path), _source.flatten(_source.read_bundle(path))
-
-
-def identify(text: str, flags: list[str]) -> str | None:
-    """The digest of the build; None while the compiler or the headers are missing, since they are part of it."""
-    compiler = _bpf.compiler_version()
-    if compiler is None or _headers.missing():
-        return None
-    headers = _source.system_headers(text, _headers.ROOTS, _headers.resolve)
-    return _source.digest(text, [*_bpf.FLAGS, *flags], {**headers, **_headers.FIXED}, compiler, os.uname().machine)
-
-
-def observe_pins(folder: str) -> Observed:
-    mount, trees = bpffs.find_bpffs(folder), _headers.leftovers()
-    if mount is None:
-        return Observed(folder, None, (bpffs.not_on_bpffs(folder),), trees=trees)
-    bpffs.check_folder(folder, mount.point)
-    return Observed(folder, pins.read_folder(folder), trees=trees)
-
-
-class Present:
-    """``state: present``: the pins and, when they are not those of the source, what the source compiles to."""
-
-    def __init__(self, params: dict[str, Any]) -> None:
-        _bpf.check_kernel()
-        self.folder = os.path.normpath(params["pin_dir"])
-        self.name, self.text = read_source(params)
-        self.flags = _source.define_flags(params["defines"])
-        self.desired = Desired(
-            True, tuple(params["programs"]), identify(self.text, self.flags), params["on_map_change"]
-        )
-        self.rehearsal: _bpf.Rehearsal | None = None
-
-    def wants_compiler(self) -> bool:
-        return self.desired.digest is not None and not intact(observe_pins(self.folder), self.desired)
-
-    def observe(self) -> Observed:
-        observed = observe_pins(self.folder)
-        if intact(observed, self.desired):
-            return observed
-        missing = tuple(sentence for sentence in (self._missing_compiler(), _headers.missing()) if sentence)
-        if missing:
-            return replace(observed, unmet=observed.unmet + missing)
-        if self.rehearsal is None:
-            self.rehearsal = self._rehearse(observed)
-        return replace(observed, built=self.rehearsal.built)
-
-    def _missing_compiler(self) -> str | None:
-        return None if importable("bcc") else _bpf.MISSING
-
-    def _rehearse(self, observed: Observed) -> _bpf.Rehearsal:
-        """Compile and load, pin nothing: the same in a dry run, so that it meets the same refusals."""
-        compiled = _bpf.compile_source(self.text, self.name, self.flags, self.desired.programs)
-        decisions = decide_maps(observed, _bpf.fresh_layouts(compiled), self.desired.on_map_change)
-        return _bpf.load(compiled, decisions, self.folder, self.name)
-
-    def plan(self, observed: Observed) -> Plan:
-        return plan_object(observed, self.desired)
-
-    def apply(self, operations: tuple[Any, ...]) -> None:
-        pins.apply(self.folder, operations, self.rehearsal.descriptors if self.rehearsal else {})
-
-
-class Absent:
-    """``state: absent``."""
-
-    def __init__(self, params: dict[str, Any]) -> None:
-        self.folder = os.path.normpath(params["pin_dir"])
-
-    def observe(self) -> Observed:
-        return replace(observe_pins(self.folder), unmet=())
-
-    def plan(self, observed: Observed) -> Plan:
-        return plan_object(observed, Desired(False))
-
-    def apply(self, operations: tuple[Any, ...]) -> None:
-        pins.apply(self.folder, operations, {})
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    if module.params["state"] == "absent":
-        return settle(module, Absent(module.params))
-    wanted = Present(module.params)
-    # Before the lock: a respawned module would wait for the one that waits for it.
-    if wanted.wants_compiler():
-        respawn_where_importable("bcc")
-    return settle(module, wanted)
-
-
-def settle(module: AnsibleModule, wanted: Any) -> dict[str, Any]:
-    seen: list[Plan] = []
-
-    def plan(observed: Observed) -> Plan:
-        seen.append(wanted.plan(observed))
-        return seen[-1]
-
-    with one_run():
-        planned = converge(module, wanted.observe, plan, wanted.apply)
-    # The last plan has seen what was applied, and so the ids of the new objects; how they began, only the first.
-    fresh = {item["name"]: item["fresh"] for item in planned.result["maps"]}
-    return {
-        **seen[-1].result,
-        "maps": [{**item, "fresh": fresh.get(item["name"], False)} for item in seen[-1].result["maps"]],
-        "compiled": planned.result["compiled"],
-        "changed": bool(planned.operations),
-        "diff": planned.diff,
-    }
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import respawn_where_importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.resource import (
+    REQUIRED_IF,
+    SPEC,
+    Present,
+    settle,
+    wanted_of,
+)
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "src": {"type": "path"},
-            "remote_src": {"type": "bool", "default": False},
-            "pin_dir": {"type": "path", "required": True},
-            "programs": {"type": "list", "elements": "str"},
-            "defines": {"type": "dict", "default": {}},
-            "on_map_change": {"type": "str", "choices": ["refuse", "migrate", "replace"], "default": "refuse"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "bundle": {"type": "str"},
-        },
-        required_if=[("state", "present", ("programs",)), ("state", "present", ("src", "bundle"), True)],
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
     run(module, lambda: ensure(module))
+
+
+def ensure(module: AnsibleModule) -> dict[str, object]:
+    wanted = wanted_of(module.params)
+    # Before the lock: a respawned module would wait for the one that waits for it.
+    if isinstance(wanted, Present) and wanted.wants_compiler():
+        respawn_where_importable("bcc")
+    return settle(wanted, module.check_mode, module.warn)
 
 
 if __name__ == "__main__":

@@ -76,110 +76,15 @@ ours:
   sample: true
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs as _bpffs
-
-
-@dataclass(frozen=True)
-class Observed:
-    """``source``: that of the bpffs mounted here, None if there is none. ``pins``: what is still on it."""
-
-    source: str | None
-    pins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class MountBpffs:
-    pass
-
-
-@dataclass(frozen=True)
-class UnmountBpffs:
-    pass
-
-
-def observe(path: str) -> Observed:
-    mount = _bpffs.find_bpffs(path)
-    if not os.path.isdir(path):
-        raise OverlayError("look at the bpffs", path, "there is no such folder", "Make the folder first.")
-    if mount is None or mount.point != path:
-        return Observed(None)
-    # A name with a dot is the kernel's own (maps.debug, progs.debug): nobody else can make one.
-    mark = os.path.join(path, _bpffs.MARK)
-    files = (os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names)
-    pins = sorted(name for name in files if "." not in name[len(path) :] and name != mark)
-    return Observed(_bpffs.source(mount), tuple(pins))
-
-
-def plan(path: str, state: str, emptied: Sequence[str], observed: Observed) -> Plan:
-    operations: tuple[Any, ...] = ()
-    warnings: tuple[str, ...] = ()
-    unmet: tuple[str, ...] = ()
-    after = observed.source
-    if state == "mounted" and observed.source is None:
-        operations, after = (MountBpffs(),), _bpffs.SOURCE
-    elif state == "unmounted" and observed.source == _bpffs.SOURCE:
-        going = tuple(f"{os.path.normpath(folder)}/" for folder in emptied)
-        staying = [pin for pin in observed.pins if not pin.startswith(going)]
-        if staying:
-            warnings = (f"The bpffs on {path} stays mounted: {staying[0]} is still pinned on it.",)
-        else:
-            operations, after = (UnmountBpffs(),), None
-            unmet = tuple(f"The bpffs on {path} is not empty: {pin} is pinned on it." for pin in observed.pins[:1])
-    return Plan(
-        operations,
-        before=_text(path, observed.source),
-        after=_text(path, after),
-        unmet=unmet,
-        warnings=warnings,
-        result={"path": path, "mounted": after is not None, "ours": after == _bpffs.SOURCE},
-    )
-
-
-def _text(path: str, source: str | None) -> str:
-    return f"bpffs on {path}, source {source}\n" if source is not None else ""
-
-
-def apply(path: str, operations: tuple[Any, ...]) -> None:
-    for operation in operations:
-        if isinstance(operation, MountBpffs):
-            _bpffs.mount(path)
-        else:
-            _bpffs.unmount(path)
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    path, state = os.path.normpath(module.params["path"]), module.params["state"]
-    with one_run():
-        planned = converge(
-            module,
-            lambda: observe(path),
-            lambda observed: plan(path, state, module.params["emptied"], observed),
-            lambda operations: apply(path, operations),
-        )
-    return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._objects.mount import SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "default": "/sys/fs/bpf"},
-            "state": {"type": "str", "choices": ["mounted", "unmounted"], "default": "mounted"},
-            "emptied": {"type": "list", "elements": "path", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    run(module, lambda: ensure(module))
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

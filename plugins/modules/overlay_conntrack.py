@@ -104,65 +104,16 @@ message:
   sample: ""
 """
 
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import sysctls
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import (
-    FlagEntries,
-    Observed,
-    RemoveFile,
-    held_warning,
-    plan_absent,
-    plan_present,
-)
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    told: dict[str, Any] = {"flagged": 0, "held": ""}
-
-    def plan(observed: Observed) -> Plan:
-        if params["state"] == "absent":
-            return plan_absent(observed, told["held"])
-        return plan_present(observed, params["manage"])
-
-    def apply(operations: tuple[Any, ...]) -> None:
-        for operation in operations:
-            if told["held"] and not isinstance(operation, RemoveFile):
-                continue
-            try:
-                told["flagged"] += sysctls.apply(operation)
-            except OverlayError as error:
-                if not isinstance(operation, FlagEntries):
-                    raise
-                told["held"] = str(error)
-
-    with one_run():
-        planned = converge(module, sysctls.observe, plan, apply)
-        changes, result, diff = planned.operations, planned.result, planned.diff
-        if told["held"]:
-            left = sysctls.observe()
-            module.warn(held_warning(left, told["held"]))
-            changes = tuple(operation for operation in changes if isinstance(operation, RemoveFile))
-            result, diff = plan(left).result, {"before": planned.before, "after": plan(left).before}
-    return {**result, **told, "changed": bool(changes), "diff": diff}
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.liberal import SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "manage": {"type": "bool", "default": True},
-        },
-        supports_check_mode=True,
-    )
-    run(module, lambda: ensure(module))
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import converge, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.runtime import Runtime
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.states import (
     Begun,
@@ -214,10 +215,10 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     locked = params["state"] in ("begun", "confirmed")
     lock = one_run(path=LOCK) if locked else contextlib.nullcontext()
     with lock:
-        planned = converge(module, wanted.observe, wanted.plan, wanted.apply)
+        planned = converge(wanted, module.check_mode, module.warn)
     for warning in getattr(wanted, "warnings", ()):
         module.warn(warning)
-    return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
+    return told(planned)
 
 
 def main() -> None:

@@ -96,87 +96,15 @@ generation:
   sample: 2
 """
 
-import contextlib
-import time
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import refusal
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import (
-    jiffies_per_second,
-    other_layout,
-    read_control,
-    write_control,
-    write_zeros,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import (
-    Observed,
-    SetControl,
-    SetUnpinned,
-    SetZeros,
-    Wanted,
-    plan_mode,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.sysctls import read_values
-
-
-def _unpinned() -> Any:
-    # Late, because the one node in a thousand that needs it should not cost the others.
-    from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import unpinned as _unpinned
-
-    return _unpinned
-
-
-def observe(pin_dir: str) -> Observed:
-    now, second = time.monotonic_ns(), jiffies_per_second()
-    other = other_layout(pin_dir)
-    if other is not None:
-        return Observed(None, now, second, other_layout=other)
-    control = read_control(pin_dir)
-    unpinned = _unpinned().controls() if control is None and pin_dir == PIN_DIR else {}
-    return Observed(control, now, second, unpinned, refusal(read_values()))
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    pin_dir = module.params["pin_dir"]
-    wanted = Wanted(*(module.params[name] for name in ("mode", "lease", "generation")))
-    if wanted.lease < 0:
-        raise OverlayError("set the mode", pin_dir, f"a lease of {wanted.lease} s is none", "Give seconds, 0 or more.")
-
-    def apply(operations: tuple[Any, ...]) -> None:
-        for operation in operations:
-            if isinstance(operation, SetControl):
-                write_control(pin_dir, operation)
-            elif isinstance(operation, SetZeros):
-                write_zeros(pin_dir)
-            elif isinstance(operation, SetUnpinned):
-                _unpinned().write(operation)
-
-    # Whoever forces it off does not wait for a run that hangs: it is one write, which nothing can tear.
-    forced = wanted.mode == "off" and module.params["force"]
-    with contextlib.nullcontext() if forced else one_run(module.params["lock_timeout"]):
-        planned = converge(module, lambda: observe(pin_dir), lambda seen: plan_mode(wanted, seen, pin_dir), apply)
-    return {**planned.result, "changed": bool(planned.operations), "diff": planned.diff}
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.switch import SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "mode": {"type": "str", "choices": ["on", "confirm", "drain", "off"], "required": True},
-            "lease": {"type": "float", "default": 0},
-            "force": {"type": "bool", "default": False},
-            "generation": {"type": "int"},
-            "pin_dir": {"type": "path", "default": "/sys/fs/bpf/ebpf-overlay"},
-            "lock_timeout": {"type": "int", "default": 30},
-        },
-        supports_check_mode=True,
-    )
-    run(module, lambda: ensure(module))
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

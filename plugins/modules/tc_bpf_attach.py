@@ -241,93 +241,17 @@ removed:
       mechanism: clsact
 """
 
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import converge, respawn_where_importable, run
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.apply import Watch, apply
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.records import namespace_key
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.state import LAST, Program
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tcx import links_folder
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import respawn_where_importable, run
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.resource import SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "attachments": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "interface": {"type": "str", "required": True},
-                    "direction": {"type": "str", "choices": ["ingress", "egress"], "default": "ingress"},
-                    "program": {"type": "path", "required": True},
-                    "priority": {"type": "int"},
-                    "handle": {"type": "int"},
-                },
-            },
-            "programs": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "pin": {"type": "path", "required": True},
-                    "id": {"type": "int"},
-                    "tag": {"type": "str"},
-                    "name": {"type": "str"},
-                    "xlated_size": {"type": "int"},
-                },
-            },
-            "priority": {"type": "int", "default": LAST},
-            "owner": {"type": "str", "default": "ebpf.overlay"},
-            "purge": {"type": "bool", "default": False},
-            "mechanism": {"type": "str", "choices": ["auto", "clsact", "tcx"], "default": "auto"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "bpffs": {"type": "path", "default": "/sys/fs/bpf"},
-            "lock_timeout": {"type": "int", "default": 30},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     respawn_where_importable("pyroute2")
-    run(module, lambda: attach(module))
-
-
-def attach(module: AnsibleModule) -> dict[str, object]:
-    wish = read_wish(module.params)
-    watch = Watch(wish)
-    with one_run(module.params["lock_timeout"]):
-        plan = converge(
-            module,
-            watch.observe,
-            lambda seen: plan_filters(wish, seen),
-            lambda operations: apply(operations, module.warn),
-        )
-    return {"changed": bool(plan.operations), "diff": plan.diff, **plan.result}
-
-
-def read_wish(params: dict[str, Any]) -> Wish:
-    """Raises :class:`OverlayError` for a value that no kernel takes."""
-    wish = Wish(
-        attachments=tuple(
-            Attachment(**{**entry, "priority": params["priority"] if entry["priority"] is None else entry["priority"]})
-            for entry in params["attachments"]
-        ),
-        owner=params["owner"],
-        purge=params["purge"],
-        mechanism=params["mechanism"],
-        present=params["state"] == "present",
-        links=links_folder(params["bpffs"], params["owner"]),
-        namespace=namespace_key(),
-        rebuilt=tuple(
-            Program(entry["pin"], None, entry["tag"] or "") for entry in params["programs"] if entry["id"] is None
-        ),
-    )
-    wish.check()
-    return wish
+    run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packs the modules that a generation calls, with all that they import, into a program for the node."""
+"""Packs what makes the calls of a generation, with all that it imports, into a program for the node."""
 
 from __future__ import annotations
 
@@ -19,27 +19,12 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model im
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import FORMAT_FILE
 
 COLLECTION = "ansible_collections.ebpf.overlay.plugins"
-MODULES = (
-    "bpf_map_sync",
-    "bpf_object",
-    "bpffs",
-    "overlay_conntrack",
-    "overlay_mode",
-    "overlay_packages",
-    "tc_bpf_attach",
-)
-ROOTS = (
-    *(f"{COLLECTION}.modules.{name}" for name in MODULES),
-    f"{COLLECTION}.module_utils._generations.way_back",
-    # Imported by a name that ansible-core puts together (_json.get_module_serialization_profile).
-    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
-    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
-)
+ROOTS = tuple(f"{COLLECTION}.module_utils._generations.{name}" for name in ("way_back", "calls"))
 SHIPPED = ("ansible.module_utils", f"{COLLECTION}.module_utils", f"{COLLECTION}.modules")
 
 _MAIN = f"""\
 import sys
-from {COLLECTION}.module_utils._way_back import main
+from {COLLECTION}.module_utils._generations.way_back import main
 sys.exit(main(sys.argv[1:]))
 """
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
@@ -58,9 +43,9 @@ def packed_once() -> bytes:
 
 
 def pack(more: Sequence[str] = ()) -> bytes:
-    """A zip file that ``python3`` can run. ``more``: further modules of the collection to put into it."""
+    """A zip file that ``python3`` can run. ``more``: further modules, by their full names, to put into it."""
     files = {"__main__.py": _MAIN, "ansible/__init__.py": f"__version__ = {__version__!r}\n"}
-    pending = [*ROOTS, *(f"{COLLECTION}.modules.{name}" for name in more)]
+    pending = [*ROOTS, *more]
     seen = set(pending)
     while pending:
         name = pending.pop()

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lab import namespace
@@ -19,12 +18,12 @@ from lab.api import Lab, Node, wait_until
 from lab.cluster import HTTP_PORT, NODE_PORT
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import control as _control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import switch
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import escape
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import opened
-from ansible_collections.ebpf.overlay.plugins.modules import overlay_mode
 
 # Beside the default service, a port where tests run servers of their own.
 TALK_PORT = 9090
@@ -69,9 +68,8 @@ class Datapath:
             "pin_dir": self.pins,
             **options,
         }  # fmt: skip
-        module: Any = SimpleNamespace(params=params, check_mode=False, warn=print)
         with namespace.entered(self.node.name):
-            return overlay_mode.ensure(module)
+            return switch.ensure(params, False, print)
 
     @property
     def control(self) -> Any:

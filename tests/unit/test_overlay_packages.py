@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.modules import overlay_packages
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import packages as overlay_packages
 
 names = st.lists(st.sampled_from(["bcc", "g++", "libc6", "make", "python3-bpfcc"]), max_size=8)
 
@@ -29,14 +29,13 @@ class Node:
         self.removed: set[str] = set()  # gone, but dpkg still remembers their configuration
         self.commands: list[list[str]] = []
 
-    def get_bin_path(self, name: str) -> str | None:
+    def find(self, name: str) -> str | None:
         return f"/usr/bin/{name}" if name in self.tools else None
 
     def warn(self, warning: str) -> None:
         raise AssertionError(warning)
 
-    def run_command(self, command: list[str], environ_update: dict[str, str]) -> tuple[int, str, str]:
-        assert environ_update["DEBIAN_FRONTEND"] == "noninteractive"
+    def run(self, command: list[str]) -> tuple[int, str, str]:
         self.commands.append(command)
         words = [word for word in command[1:] if word in self.installed | self.params_set()]
         if command[0] == "dpkg-query":
@@ -67,6 +66,10 @@ def debian(packages: list[str], installed: set[str] | None = None, offered: set[
     return Node(packages, ("dpkg-query", "apt-get"), installed or set(), set(packages) if offered is None else offered)
 
 
+def install_missing(node: Any) -> dict[str, Any]:
+    return overlay_packages.ensure(node.params, node.check_mode, node.warn, node)
+
+
 @pytest.fixture(autouse=True)
 def lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """A root shell on a node whose package lists were fetched once."""
@@ -87,7 +90,7 @@ def test_plan_installs_what_is_missing_once_and_then_nothing(wanted: list[str], 
 
 def test_only_missing_packages_are_installed_and_none_is_removed() -> None:
     node = debian(["make", "python3-bpfcc"], installed={"make"})
-    result = overlay_packages.install_missing(node)
+    result = install_missing(node)
     assert result["changed"]
     assert (result["installed"], result["present"]) == (["python3-bpfcc"], ["make"])
     (install,) = node.ran("apt-get")
@@ -98,19 +101,19 @@ def test_only_missing_packages_are_installed_and_none_is_removed() -> None:
 def test_a_package_of_which_only_configuration_is_left_is_missing() -> None:
     node = debian(["make"])
     node.removed = {"make"}
-    assert overlay_packages.install_missing(node)["installed"] == ["make"]
+    assert install_missing(node)["installed"] == ["make"]
 
 
 def test_nothing_missing_only_asks() -> None:
     node = debian(["make"], installed={"make"})
-    assert not overlay_packages.install_missing(node)["changed"]
+    assert not install_missing(node)["changed"]
     assert [command[0] for command in node.commands] == ["dpkg-query"]
 
 
 def test_dry_run_only_asks_and_predicts() -> None:
     node = debian(["python3-bpfcc"], offered=set())
     node.check_mode = True
-    result = overlay_packages.install_missing(node)
+    result = install_missing(node)
     assert result["changed"]
     assert result["diff"] == {"before": "python3-bpfcc absent\n", "after": "python3-bpfcc installed\n"}
     assert [command[0] for command in node.commands] == ["dpkg-query"]
@@ -120,28 +123,28 @@ def test_lists_are_fetched_first_where_there_are_none(monkeypatch: pytest.Monkey
     monkeypatch.setattr(overlay_packages, "APT_LISTS", __file__ + ".absent")
     node = debian(["make"], offered=set())
     node.after_update = {"make"}
-    overlay_packages.install_missing(node)
+    install_missing(node)
     assert [command[1] for command in node.ran("apt-get")] == ["update", "install"]
 
 
 def test_lists_are_fetched_when_they_do_not_know_the_package() -> None:
     node = debian(["make"], offered=set())
     node.after_update = {"make"}
-    overlay_packages.install_missing(node)
+    install_missing(node)
     assert [command[1] for command in node.ran("apt-get")] == ["install", "update", "install"]
 
 
 def test_a_broken_source_does_not_keep_away_a_package_of_another() -> None:
     node = debian(["make"], offered=set())
     node.after_update, node.update_code = {"make"}, 100
-    assert overlay_packages.install_missing(node)["installed"] == ["make"]
+    assert install_missing(node)["installed"] == ["make"]
 
 
 def test_a_package_that_nobody_offers_is_named_with_the_words_of_apt() -> None:
     node = debian(["python3-bpfcc"], offered=set())
     node.update_code = 100
     with pytest.raises(OverlayError) as caught:
-        overlay_packages.install_missing(node)
+        install_missing(node)
     parts = caught.value.parts()
     assert "Unable to locate package python3-bpfcc" in str(parts["reason"])
     assert "not signed" in str(parts["reason"])
@@ -151,7 +154,7 @@ def test_a_package_that_nobody_offers_is_named_with_the_words_of_apt() -> None:
 
 def test_rpm_family() -> None:
     node: Any = Node(["make", "python3-bcc"], ("rpm", "dnf"), {"make"}, {"python3-bcc"})
-    assert overlay_packages.install_missing(node)["installed"] == ["python3-bcc"]
+    assert install_missing(node)["installed"] == ["python3-bcc"]
     (install,) = node.ran("dnf")
     assert install[-1] == "python3-bcc"
 
@@ -159,14 +162,14 @@ def test_rpm_family() -> None:
 def test_unknown_distribution() -> None:
     node: Any = Node(["make"], (), set(), set())
     with pytest.raises(OverlayError, match="neither dpkg-query"):
-        overlay_packages.install_missing(node)
+        install_missing(node)
 
 
 @pytest.mark.parametrize("name", ["--purge", "make-", "make=1.0", "make:amd64", "", "a b", "-"])
 def test_what_is_no_name_never_reaches_the_package_manager(name: str) -> None:
     node = debian([name])
     with pytest.raises(OverlayError, match="not the name"):
-        overlay_packages.install_missing(node)
+        install_missing(node)
     assert not node.commands
 
 
@@ -181,5 +184,5 @@ def test_without_root_it_says_so_before_it_starts(monkeypatch: pytest.MonkeyPatc
     node = debian(["make"])
     node.check_mode = check_mode
     with pytest.raises(OverlayError, match="become"):
-        overlay_packages.install_missing(node)
+        install_missing(node)
     assert not node.ran("apt-get")

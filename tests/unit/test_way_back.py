@@ -15,25 +15,25 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations import w
 CALL = {"module": "bpffs", "arguments": {"path": "/nowhere"}}
 
 
-def raises(*_: Any, **__: Any) -> str:
+def raises(*_: Any, **__: Any) -> dict[str, Any]:
     raise LookupError("no such thing")
 
 
-def dies(*_: Any, **__: Any) -> str:
+def dies(*_: Any, **__: Any) -> dict[str, Any]:
     os.kill(os.getpid(), signal.SIGKILL)
-    return ""
+    return {}
 
 
 @pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "it was killed")])
 def test_rehearsal_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
-    monkeypatch.setattr(way_back, "_run_module", module)
+    monkeypatch.setattr(way_back, "_perform", module)
     with pytest.raises(OverlayError, match=reason):
         way_back.rehearse([CALL])
 
 
 @pytest.mark.parametrize(("module", "reason"), [(raises, "LookupError: no such thing"), (dies, "without a result")])
 def test_call_that_breaks_off_has_failed(monkeypatch: pytest.MonkeyPatch, module: Any, reason: str) -> None:
-    monkeypatch.setattr(way_back, "_run_module", module)
+    monkeypatch.setattr(way_back, "_perform", module)
     result = way_back.run_call(CALL, check=False)
     assert result["failed"]
     assert reason in result["msg"]
@@ -46,9 +46,8 @@ def test_module_that_refuses_its_arguments_is_told_as_a_difference() -> None:
 
 
 def test_what_modules_warn_of_on_the_way_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrapped = '{"changed": true, "warnings": ["as text", {"event": {"msg": "as an object"}}]}'
-    monkeypatch.setattr(way_back, "_run_module", lambda *_, **__: wrapped)
-    assert way_back._make([CALL, CALL]) == ["as text", "as an object"] * 2
+    monkeypatch.setattr(way_back, "_perform", lambda *_, **__: {"changed": True, "warnings": ["first", "second"]})
+    assert way_back._make([CALL, CALL]) == ["first", "second"] * 2
 
 
 def test_calls_without_a_mode_need_no_number_and_those_with_mode_on_do(monkeypatch: pytest.MonkeyPatch) -> None:

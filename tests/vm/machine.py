@@ -26,7 +26,12 @@ TESTS = Path(__file__).resolve().parent.parent
 SOURCE = TESTS.parent / "roles/node/files/bpf/overlay.c"
 TIMEOUT = 3600  # seconds; a run takes two minutes, and many more on a busy machine
 # Beside those that a generation calls.
-MODULES = ("bpf_map_info", "overlay_facts", "overlay_generation", "overlay_generation_info", "tc_bpf_info")
+MODULES = (
+    *(f"{_runtime.COLLECTION}.modules.{path.stem}" for path in (TESTS.parent / "plugins/modules").glob("*.py")),
+    # Imported by a name that ansible-core puts together (_json.get_module_serialization_profile).
+    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
+    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
+)
 
 # The console is the log, and the end of its file is all that is left of a guest that panics: QEMU ends with 0 then.
 _CONSOLE = "console=ttyS0 panic=-1 oops=panic loglevel=5"

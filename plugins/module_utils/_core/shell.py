@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The shell that all modules share: observe, plan, then report or apply and verify."""
+"""The shell that all modules share: how they end, and under which interpreter they run."""
 
 from __future__ import annotations
 
@@ -10,45 +10,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common import respawn
 
 from .errors import OverlayError
-from .libraries import importable
-from .plan import Plan
+from .libraries import complete_path, importable
 
 # bcc and pyroute2 come from the distribution and are bound to its own interpreter.
 INTERPRETERS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
-SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
-
-
-def converge(
-    module: AnsibleModule,
-    observe: Callable[[], Any],
-    plan: Callable[[Any], Plan],
-    apply: Callable[[tuple[Any, ...]], None],
-) -> Plan:
-    """Bring the observed state to the desired one; the only place where check mode differs from a real run.
-
-    Returns the plan that was (or would have been) applied.
-    Raises :class:`OverlayError` when a precondition is unmet, or when the state read back still wants changes.
-    """
-    planned = plan(observe())
-    for warning in planned.warnings:
-        module.warn(warning)
-    if module.check_mode:
-        for sentence in planned.unmet:
-            module.warn(f"{sentence} A real run stops here unless an earlier task provides it.")
-        return planned
-    if planned.unmet:
-        raise OverlayError("start", "preconditions", " ".join(planned.unmet).rstrip("."), "Nothing was changed.")
-    if planned.operations:
-        apply(planned.operations)
-        left = plan(observe())
-        if left.operations:
-            raise OverlayError(
-                "verify what was applied",
-                f"{len(left.operations)} operation(s) still wanted, the first: {left.operations[0]}",
-                "the state read back differs from the desired one",
-                "Something else changes the same objects at the same time; find it, then run again.",
-            )
-    return planned
 
 
 def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
@@ -59,12 +24,6 @@ def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
     except OverlayError as error:
         module.fail_json(msg=str(error), error=error.parts())
     module.exit_json(**result)
-
-
-def complete_path(path: str) -> str:
-    """With the folders of tc, nft, iptables and what dpkg calls, which root lacks who came by su(1)."""
-    folders = [folder for folder in path.split(os.pathsep) if folder]
-    return os.pathsep.join([*folders, *(folder for folder in SYSTEM_FOLDERS if folder not in folders)])
 
 
 def available(library: str) -> bool:

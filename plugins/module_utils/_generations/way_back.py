@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import json
 import os
 import socket
@@ -21,9 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils import basic
-
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import complete_path
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import last_resort
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control
@@ -38,14 +36,14 @@ from .stored_runtime import StoredRuntime
 from .watchdog import disarm
 
 LOCK = "/run/ebpf-overlay-generation.lock"
-MODULES = "ansible_collections.ebpf.overlay.plugins.modules"
+CALLS = f"{__package__}.calls"
 
 
 def run_call(call: Call, check: bool) -> dict[str, Any]:
-    """Run a module with its arguments in a child, since a module ends its process. Returns the module's result."""
+    """Do what a module would do, in a child: the compiler's memory goes with it. Returns the module's result."""
     with contextlib.suppress(Exception):  # the child tells
-        importlib.import_module(f"{MODULES}.{call['module']}")  # here, so that further calls need not do it again
-    return _result(call, _in_child(lambda: _run_module(call, check)))
+        importlib.import_module(CALLS)  # here, so that further calls need not do it again
+    return _result(call, _in_child(lambda: json.dumps(_perform(call, check))))
 
 
 def _in_child(work: Callable[[], str]) -> str:
@@ -70,27 +68,18 @@ def _in_child(work: Callable[[], str]) -> str:
 
 
 def _result(call: Call, text: str) -> dict[str, Any]:
-    """What a module printed last; one that printed nothing has failed."""
+    """What a child told; one that told nothing has failed."""
     try:
-        result: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
-    except (ValueError, IndexError):
+        result: dict[str, Any] = json.loads(text)
+    except ValueError:
         return {"failed": True, "msg": f"{call['module']} ended without a result: {text[-300:]}"}
     return result
 
 
-def _run_module(call: Call, check: bool) -> str:
-    arguments = {**call["arguments"], "_ansible_check_mode": check, "_ansible_diff": True}
-    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode("utf-8")
-    basic._ANSIBLE_PROFILE = "legacy"
-    # A module that respawns starts the process's own module again, and that is none of these.
-    vars(sys.modules["__main__"])["_respawned"] = True
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        try:
-            importlib.import_module(f"{MODULES}.{call['module']}").main()
-        except Exception as error:
-            print(json.dumps({"failed": True, "msg": f"{call['module']}: {error!r}"}))
-    return printed.getvalue()
+def _perform(call: Call, check: bool) -> dict[str, Any]:
+    # By name, since the modules that look at a generation need not bring along what makes one.
+    result: dict[str, Any] = importlib.import_module(CALLS).perform(call, check)
+    return result
 
 
 def interfaces() -> dict[str, int]:
@@ -118,7 +107,7 @@ def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
 
 
 def _difference(call: Call) -> Iterator[dict[str, Any]]:
-    result = _result(call, _run_module(call, check=True))
+    result = _perform(call, check=True)
     if result.get("failed") or result.get("changed"):
         arguments = call["arguments"]
         # Maps that are pinned and would start with no entries, since their layout differs.
@@ -149,8 +138,7 @@ def _make(calls: Iterable[Call]) -> list[str]:
             raise OverlayError(
                 "restore a generation", call["module"], result.get("msg", "it failed"), "Repair that, then run again."
             )
-        # ansible-core 2.19 wraps them into objects.
-        warnings += [told if isinstance(told, str) else told["event"]["msg"] for told in result.get("warnings", ())]
+        warnings += result["warnings"]
     return warnings
 
 
@@ -325,6 +313,7 @@ def go_back(store: Store, history: History, on: bool) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command that the first argument names; what it works on comes on standard input."""
+    os.environ["PATH"] = complete_path(os.environ.get("PATH", ""))
     store = Store()
     command, rest = arguments[0], arguments[1:]
     answer: dict[str, Any] = {}

@@ -11,10 +11,9 @@ from __future__ import annotations
 import gc
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
-
-from ansible.module_utils import basic
 
 LARGE = 1 << 20  # bytes of arguments; below it nothing is done, and the list shows in the log and in -vvv as usual
 _CHUNK = 1 << 18  # bytes decoded at a time
@@ -58,6 +57,7 @@ def set_aside(name: str) -> BulkList | None:
     ends at its first closing bracket. If the rest is valid JSON with an empty list at that place, the cut was right.
     """
     # Private, and patched by every collection's unit tests: the one place where the arguments lie before they are read.
+    basic = sys.modules.get("ansible.module_utils.basic")  # not there: this is no module
     raw = getattr(basic, "_ANSIBLE_ARGS", None)
     if not isinstance(raw, bytes) or len(raw) < LARGE or getattr(basic, "_ANSIBLE_PROFILE", None) != "legacy":
         return None
@@ -72,5 +72,5 @@ def set_aside(name: str) -> BulkList | None:
         return None
     if arguments.get(name) != []:
         return None
-    basic._ANSIBLE_ARGS = rest
+    vars(basic)["_ANSIBLE_ARGS"] = rest
     return BulkList(raw, opening.end(), end)

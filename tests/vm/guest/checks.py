@@ -12,10 +12,9 @@ from pathlib import Path
 from lab.cluster import HTTP_PORT, UPLINK
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import run_call
 
 from .generations import generation
-from .modules import expect, made, refused, run, settled, state
+from .modules import expect, made, outcome, refused, run, settled, state
 from .story import NEIGH, PACKAGES, PEER, Story
 from .traffic import ask, fast_path, kernel_path, seen, tracked, ways
 
@@ -26,7 +25,7 @@ def facts(story: Story) -> None:
     told = story.gather()
     print(f"  {platform.release()}, Python {platform.python_version()}, {told['capabilities']}", flush=True)
     expect(told["capabilities"] == story.expected, f"capabilities {told['capabilities']}, not {story.expected}")
-    expect(told["libraries"] == {"bcc": True, "pyroute2": True}, f"libraries {told['libraries']}")
+    expect(told["libraries"] == {"bcc": True, "pyroute2": True, "headers": True}, f"libraries {told['libraries']}")
     expect([uplink["name"] for uplink in told["uplinks"]] == [UPLINK], f"uplinks {told['uplinks']}")
     workload = story.network.workload
     found = {(entry["address"], entry["interface"]) for entry in told["workloads"]}
@@ -71,7 +70,7 @@ def attach(story: Story) -> None:
 
 def conntrack(_story: Story) -> None:
     """Until conntrack is liberal the mode cannot become on; every kernel has the sysctls that it needs."""
-    told = run_call({"module": "overlay_mode", "arguments": {"mode": "on"}}, False)
+    told = outcome("overlay_mode", {"mode": "on"}, False)
     expect("nf_conntrack_tcp_be_liberal is 0" in str(told.get("msg")), f"a strict conntrack is accepted: {told}")
     settings = made("overlay_conntrack")["settings"]
     newer = tuple(map(int, platform.release().split(".")[:2])) >= (5, 14)

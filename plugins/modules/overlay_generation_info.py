@@ -134,96 +134,10 @@ differences:
       diff: {before: "services: 1 entries\n", after: "services: 2 entries\n"}
 """
 
-import socket
-import time
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import find_drift
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import History, calls_to
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import StoredRuntime
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import interfaces
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
-
-
-def hooks() -> list[dict[str, Any]]:
-    """What is on the interfaces, whoever owns it. Raises :class:`OverlayError`."""
-    try:
-        return read_interfaces({name: ifindex for ifindex, name in socket.if_nameindex()}, BPFFS)
-    except OSError as error:
-        raise OverlayError(
-            "read the traffic-control hooks", "all interfaces", error, "Run as root (become: true)."
-        ) from error
-
-
-def read(module: AnsibleModule) -> dict[str, Any]:
-    store = Store()
-    history = store.read()
-    differences: list[dict[str, Any]] = []
-    drift: list[dict[str, Any]] = []
-    if module.params["compare"] and history.confirmed in history.generations:
-        generation = history.generations[history.confirmed]
-        stored = StoredRuntime(store.runtime(history.confirmed), generation)
-        differences = list(stored.rehearse("off" if history.switched_off else "on"))
-        calls = calls_to(history, history.confirmed, interfaces())
-        wanted = [
-            {**{key: arguments[key] for key in ("priority",) if key in arguments}, **item}
-            for arguments in (call["arguments"] for call in calls)
-            for item in arguments.get("attachments", ())
-        ]
-        drift = find_drift(differences, wanted, hooks())
-    elif module.params["compare"] and history.confirmed:
-        lost = history.damaged.get(history.confirmed, "")
-        differences = [
-            {
-                "module": "overlay_generation",
-                "target": f"record of generation {history.confirmed}",
-                "reason": "it is lost or damaged, so the node cannot be compared with it; site.yml makes a new one"
-                + (f" ({lost})" if lost else ""),
-                "diff": None,
-            }
-        ]
-        drift = find_drift(differences, (), ())
-    return {"changed": False, **summary(history), **told(store, history), "differences": differences, "drift": drift}
-
-
-def told(store: Store, history: History) -> dict[str, Any]:
-    """What a report must know to be true: read from the node, whatever a run believes."""
-    trouble = store.trouble()
-    return {
-        "mode": mode(),
-        "switched_off": history.switched_off,
-        "attempt": history.attempt.identity if history.attempt else "",
-        "by": history.by,
-        "trouble": trouble.reasons if trouble else [],
-    }
-
-
-def mode() -> str:
-    """As the datapath acts on it."""
-    try:
-        control = read_control(PIN_DIR)
-    except OverlayError:
-        return "unknown"
-    return control.effective(time.monotonic_ns()) if control else "absent"
-
-
-def summary(history: History) -> dict[str, Any]:
-    return {
-        "number": history.confirmed,
-        "digest": history.digest,
-        "pending": history.attempt.number if history.attempt else 0,
-        "generations": [
-            {name: getattr(generation, name) for name in ("number", "former", "digest", "when")}
-            for _number, generation in sorted(history.generations.items())
-        ],
-    }
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.report import read
 
 
 def main() -> None:
@@ -231,7 +145,7 @@ def main() -> None:
         argument_spec={"compare": {"type": "bool", "default": True}},
         supports_check_mode=True,
     )
-    run(module, lambda: read(module))
+    run(module, lambda: read(module.params["compare"]))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from lab import namespace
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import layout
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import probe as overlay_probe
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.flows import read_counters, read_flows
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.probe import Probe
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import keepalives
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.workload_namespace import NotEnteredError, inside
-from ansible_collections.ebpf.overlay.plugins.modules import overlay_probe
-from ansible_collections.ebpf.overlay.plugins.modules.overlay_probe import Probe
 
 PINS = f"{tempfile.gettempdir()}/overlay-probe-test"  # a bpffs of its own, not the machine's
 CLIENT_PORT = 8080  # the client has the service too, for a workload that connects

@@ -49,9 +49,10 @@ def outcome(module: str, arguments: dict[str, Any], check: bool) -> Result:
     if child == 0:
         given = {**arguments, "_ansible_check_mode": check, "_ansible_diff": True}
         vars(basic).update(_ANSIBLE_ARGS=json.dumps({"ANSIBLE_MODULE_ARGS": given}).encode(), _ANSIBLE_PROFILE="legacy")
-        with open(writer, "w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
-            with contextlib.suppress(SystemExit):
-                importlib.import_module(f"{modules.__name__}.{module}").main()
+        printed = open(writer, "w", encoding="utf-8")  # noqa: SIM115 (until the child ends)
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            importlib.import_module(f"{modules.__name__}.{module}").main()
+        printed.flush()
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf-8") as stream:

@@ -95,6 +95,9 @@ def network() -> Iterator[None]:
     try:
         for name in (CLIENT, NODE, WORKLOAD):
             ip("netns", "add", name)
+            _enter(f"/var/run/netns/{name}")
+            for key in ("all", "default"):  # link-local addresses are good at once, for the first packet
+                Path(f"/proc/sys/net/ipv6/conf/{key}/accept_dad").write_text("0", encoding="ascii")
             ip("-n", name, "link", "set", "lo", "up")
         for line in _COMMANDS.strip().splitlines():
             ip(*line.split())

@@ -84,10 +84,12 @@ def fails_in_batch_2(lab: Lab, folder: Path) -> None:
 def is_cut_off(lab: Lab, _folder: Path) -> None:
     before = [history(node)["number"] for node in lab.nodes.values()]
     with cut_at(lab.nodes[2], "Read the overlay's counters over a new connection", batch=2) as begun:
-        done = play.playbook(SITE, variables=variables(), begun=begun)
+        # Node by node, so that a slow machine does not refuse a batch that its lease could not outlast.
+        done = play.playbook(SITE, variables=variables(overlay_batches=[1, 1, "100%"]), begun=begun)
+        print(done.output)  # where the task did not begin, this tells why
     back = "was rolled out, and taken back"
     settled(lab, 300)
-    agrees(lab, done, 2, n1=back, n2="FAILED at", n3=back)
+    agrees(lab, done, 2, n1=back, n2="FAILED at", n3="not reached by the roll-out, nothing changed")
     assert [history(node)["number"] for node in lab.nodes.values()] == before
 
 

@@ -22,6 +22,7 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts,
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 _FORGOTTEN = "and the other nodes' maps do not name the node any more"
+_LEAVING = ("retired", "left behind")
 
 
 def picture(
@@ -211,6 +212,7 @@ def _silent_probers(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[s
 def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
     """One line per node: what happened to it in this run (or would, in a dry run), and where it is now."""
     names, lines = list(names), []
+    forgotten = _who_forgot(names, hostvars)
     silent = _silent_probers(names, hostvars)
     for name in names:
         verdict = raw_variables(hostvars, name).get("node_verdict") or {}
@@ -224,13 +226,20 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
             "foreign": "was rolled out, and changed by another run since; not taken back",
             "rolled back": f"rolled back from generation {verdict.get('former')}",
             "no history": "has no history",
-            "retired": f"{'would be' if would else 'was'} retired: the overlay is off, {_FORGOTTEN}",
-            "left behind": f"LEFT BEHIND, it could not be reached ({verdict.get('reason')}), {_FORGOTTEN}. "
+            "retired": f"{'would be' if would else 'was'} retired: the overlay is off, {forgotten}",
+            "left behind": f"LEFT BEHIND, it could not be reached ({verdict.get('reason')}), {forgotten}. "
             f"If it comes back: rollback.yml -e overlay_rollback_to=0 --limit {name}",
         }[verdict.get("outcome", "")]
         now = verdict.get("now")
         lines.append(f"{name}: {told}" + (f"; {'then' if would else 'now'}: {now}" if now else ""))
     return lines + [f"{name}: {told}" for name, told in silent.items()]
+
+
+def _who_forgot(names: Iterable[str], hostvars: Mapping[str, Any]) -> str:
+    """Whether the maps of those that stay still name who leaves."""
+    outcomes = {name: (raw_variables(hostvars, name).get("node_verdict") or {}).get("outcome") for name in names}
+    know = [name for name, outcome in outcomes.items() if outcome not in ("unchanged", "confirmed", *_LEAVING)]
+    return f"but the maps of {', '.join(know)} name the node still: run site.yml for them" if know else _FORGOTTEN
 
 
 def _untouched(variables: Mapping[str, Any]) -> str:

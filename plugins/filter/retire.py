@@ -10,8 +10,12 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 
-def retired(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
-    """All nodes -> those that leave, whichever host's variables say so; in the order of the nodes."""
+def retired(names: Iterable[str], hostvars: Mapping[str, Any], playing: Iterable[str]) -> list[str]:
+    """All nodes -> those that leave, whichever host's variables say so; in the order of the nodes.
+
+    ``playing``: the nodes that this run is about. Nodes that stay and are not among them would keep in their maps who
+    leaves.
+    """
     names = list(names)
     settings = (raw_variables(hostvars, name).get("node_settings") or {} for name in names)
     leaving = {name for found in settings for name in found.get("overlay_retire") or ()}
@@ -29,6 +33,15 @@ def retired(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
                     if unknown
                     else "Take the overlay off all nodes with rollback.yml and overlay_rollback_to=0."
                 ),
+            )
+        outside = [name for name in names if name not in leaving and name not in set(playing)] if leaving else []
+        if outside:
+            more = f" and {len(outside) - 3} more" if outside[3:] else ""
+            raise OverlayError(
+                "retire nodes",
+                f"overlay_retire: {', '.join(sorted(leaving))}",
+                f"--limit leaves out {', '.join(outside[:3])}{more}, whose maps would go on naming them",
+                "Nothing was changed. Run without --limit.",
             )
         return [name for name in names if name in leaving]
 

@@ -160,7 +160,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store im
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import features, ip
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.helper_ports import find_helper_ports
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity, running_since
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects.headers import SYSTEM
 
 PACKAGE_MANAGERS = {"apt": "apt-get", "dnf": "dnf"}
@@ -253,6 +253,7 @@ def gather(module: AnsibleModule) -> dict[str, Any]:
         "package_manager": next((name for name, tool in PACKAGE_MANAGERS.items() if shutil.which(tool)), ""),
         "libraries": {**{name: available(name) for name in ("bcc", "pyroute2")}, "headers": os.path.exists(HEADER)},
         "identity": identity(),
+        "running_since": running_since(),
         "gathered_at": int(time.time()),
         "generation": confirmed_generation(module.params["code"]) if module.params["compare"] else None,
         "known_peers": known_peers(interfaces) if module.params["known_peers"] else [],

@@ -50,6 +50,13 @@ options:
     description: The seconds after which the node goes back when nobody has confirmed the attempt.
     type: float
     default: 300
+  gathered_from:
+    description:
+      - The C(machine_id), C(boot_id) and C(running_since) of the machine from whose facts O(calls) were worked out, as
+        M(ebpf.overlay.overlay_facts) returns them in C(identity) and C(running_since).
+      - With O(state=begun) another machine under this name, or one that has started anew since, is refused. What is
+        not given is not compared.
+    type: dict
   attempt:
     description:
       - Which attempt to confirm, as RV(attempt) of O(state=begun) named it. Required with O(state=confirmed).
@@ -235,6 +242,7 @@ def main() -> None:
                 },
             },
             "timeout": {"type": "float", "default": 300},
+            "gathered_from": {"type": "dict"},
             "attempt": {"type": "str"},
             "number": {"type": "int"},
             "to": {"type": "str", "default": "previous"},

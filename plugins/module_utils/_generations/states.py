@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control imp
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import Observed as ObservedMode
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import SetControl, Wanted, plan_mode
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id, run_of_this_machine, why_another
 
 from . import model, watchdog
 from .model import (
@@ -104,6 +105,14 @@ class Begun:
         self.identity = f"{os.getpid():x}-{time.time_ns():x}"
         self.timeout, self.drain_timeout, self.enable = params["timeout"], params["drain_timeout"], params["enable"]
         self.runtime, self.store = runtime, store
+        another = why_another(params["gathered_from"] or {}, run_of_this_machine())
+        if another:
+            raise OverlayError(
+                "begin a generation",
+                socket.gethostname(),
+                another,
+                "Nothing was changed on it. Run the play again: it gathers the facts anew.",
+            )
 
     def observe(self) -> Observed:
         history = self.store.read(mending=True)

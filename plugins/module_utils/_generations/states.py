@@ -18,7 +18,11 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control imp
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import Observed as ObservedMode
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import SetControl, Wanted, plan_mode
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id, run_of_this_machine, why_another
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import (
+    boot_id,
+    run_of_this_machine,
+    why_another,
+)
 
 from . import model, watchdog
 from .model import (

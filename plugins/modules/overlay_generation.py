@@ -191,71 +191,15 @@ differences:
       diff: {before: "services: 1 entries\n", after: "services: 2 entries\n"}
 """
 
-import contextlib
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import converge, told
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.runtime import Runtime
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.states import (
-    Begun,
-    Confirmed,
-    Restored,
-    SwitchedOff,
-)
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import LOCK
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    params, store = module.params, Store()
-    wanted: Any
-    if params["state"] in ("confirmed", "switched_off"):
-        wanted = (Confirmed if params["state"] == "confirmed" else SwitchedOff)(params, store)
-    else:
-        kind = Begun if params["state"] == "begun" else Restored
-        wanted = kind(params, Runtime(params["runtime"]), store)
-    # Held from the first look on, since the node may be about to go back. Whoever restores takes it in a child.
-    locked = params["state"] in ("begun", "confirmed")
-    lock = one_run(path=LOCK) if locked else contextlib.nullcontext()
-    with lock:
-        planned = converge(wanted, module.check_mode, module.warn)
-    for warning in getattr(wanted, "warnings", ()):
-        module.warn(warning)
-    return told(planned)
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.resource import REQUIRED_IF, SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["begun", "confirmed", "restored", "switched_off"], "required": True},
-            "calls": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "module": {"type": "str", "required": True},
-                    "arguments": {"type": "dict", "required": True},
-                },
-            },
-            "timeout": {"type": "float", "default": 300},
-            "gathered_from": {"type": "dict"},
-            "attempt": {"type": "str"},
-            "number": {"type": "int"},
-            "to": {"type": "str", "default": "previous"},
-            "drain_timeout": {"type": "float", "default": 10},
-            "switched_on": {"type": "bool", "default": True},
-            "enable": {"type": "bool", "default": False},
-            # Kept out of the node's log, where it would be a hundred kilobytes of noise.
-            "runtime": {"type": "str", "no_log": True},
-        },
-        required_if=[("state", "begun", ("calls",)), ("state", "confirmed", ("attempt", "number"))],
-        supports_check_mode=True,
-    )
-    run(module, lambda: ensure(module))
+    module = AnsibleModule(argument_spec=SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
+    run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

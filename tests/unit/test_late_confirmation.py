@@ -6,28 +6,14 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import states
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import resource, states
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import Attempt, Generation, digest_of
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
-from ansible_collections.ebpf.overlay.plugins.modules import overlay_generation
-
-
-class Module:
-    """As the module sees Ansible."""
-
-    check_mode = False
-
-    def __init__(self, **params: Any) -> None:
-        self.params = params
-
-    def warn(self, warning: str) -> None:
-        raise AssertionError(warning)
 
 
 def begin(store: Store, number: int, identity: str) -> None:
@@ -41,8 +27,8 @@ def test_confirmation_is_judged_by_what_the_node_is_when_its_turn_comes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, goes_back: bool
 ) -> None:
     store, lock = Store(str(tmp_path / "state")), str(tmp_path / "lock")
-    monkeypatch.setattr(overlay_generation, "Store", lambda: store)
-    monkeypatch.setattr(overlay_generation, "LOCK", lock)
+    monkeypatch.setattr(resource, "Store", lambda: store)
+    monkeypatch.setattr(resource, "LOCK", lock)
     monkeypatch.setattr(states, "confirm_mode", lambda _number: None)  # no datapath here
     monkeypatch.setattr(states, "was_on", lambda _store, _history: True)
     monkeypatch.setattr(states.watchdog, "disarm", lambda: None)
@@ -53,7 +39,7 @@ def test_confirmation_is_judged_by_what_the_node_is_when_its_turn_comes(
 
     def confirm() -> None:
         try:
-            overlay_generation.ensure(Module(state="confirmed", attempt="second", number=2))
+            resource.ensure({"state": "confirmed", "attempt": "second", "number": 2}, False, pytest.fail)
         except OverlayError as error:
             errors.append(error)
 

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control, write_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import Observed as ObservedMode
@@ -103,7 +104,7 @@ def _told(history: History, number: int, seen: Observed, **more: Any) -> dict[st
 class Begun:
     """``state: begun``."""
 
-    def __init__(self, params: dict[str, Any], runtime: Runtime, store: Store) -> None:
+    def __init__(self, params: Params, runtime: Runtime, store: Store) -> None:
         self.calls = [{"module": call["module"], "arguments": call["arguments"]} for call in params["calls"]]
         self.digest = model.digest_of(self.calls)
         self.identity = f"{os.getpid():x}-{time.time_ns():x}"
@@ -220,7 +221,7 @@ def _lease() -> int:
 class Confirmed:
     """``state: confirmed``."""
 
-    def __init__(self, params: dict[str, Any], store: Store) -> None:
+    def __init__(self, params: Params, store: Store) -> None:
         self.identity, self.number, self.store = params["attempt"], params["number"], store
 
     def observe(self) -> Observed:
@@ -289,7 +290,7 @@ def stay_off() -> None:
 class SwitchedOff:
     """``state: switched_off``. One file, made at once: it waits for no other run."""
 
-    def __init__(self, _params: dict[str, Any], store: Store) -> None:
+    def __init__(self, _params: Params, store: Store) -> None:
         self.store = store
 
     def observe(self) -> Observed:
@@ -315,7 +316,7 @@ class SwitchedOff:
 class Restored:
     """``state: restored``."""
 
-    def __init__(self, params: dict[str, Any], runtime: Runtime, store: Store) -> None:
+    def __init__(self, params: Params, runtime: Runtime, store: Store) -> None:
         self.runtime, self.store, self.enable = runtime, store, params["enable"]
         to = params["to"]
         self.removing = to == "0"

@@ -218,6 +218,15 @@ def test_an_address_that_both_have_but_neither_is_known_by_is_nobodys() -> None:
     assert picture_of(facts)["nodes"]["n1"]["addresses"] == ["198.18.0.11"]
 
 
+def test_a_workload_that_two_nodes_have_is_refused_by_name() -> None:
+    facts = cluster(3)
+    facts["n3"]["workloads"].append(workload("10.244.1.11", "cali9", 9))
+    with pytest.raises(OverlayError, match=r"n1 and n3.*both have a workload with the address 10\.244\.1\.11"):
+        picture_of(facts)
+    # What a cache knows of a node's workloads goes into nobody's maps, and may have moved since.
+    assert sorted(picture_of(facts, fresh=("n1", "n2"))["nodes"]) == ["n1", "n2", "n3"]
+
+
 def test_a_moving_address_changes_no_map() -> None:
     facts = cluster(2)
     before = {name: plan(name, facts) for name in facts}

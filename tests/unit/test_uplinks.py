@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from typing import Any
 
 import pytest
@@ -130,6 +131,9 @@ def address(local: str, length: int, **more: Any) -> Found:
     return {"family": "inet6" if ":" in local else "inet", "local": local, "prefixlen": length, **more}
 
 
+BOTH = ("inet", "inet6")
+
+
 @pytest.mark.parametrize(
     ("listed", "primary"),
     [
@@ -142,10 +146,39 @@ def address(local: str, length: int, **more: Any) -> Found:
         ([address("fd00::9", 128), address("fd00::7", 64), address("fd00::1", 64)], ["fd00::1"]),
         ([address("fd00::5", 64, temporary=True), address("fd00::6", 64, deprecated=True)], []),
         ([address("192.0.2.1", 24), address("fd00::1", 64)], ["192.0.2.1", "fd00::1"]),
+        # Without a route to its neighbourhood, as moving ones may be added; and where a network manager does so for all.
+        ([address("192.0.2.9", 24, noprefixroute=True), address("192.0.2.1", 24)], ["192.0.2.1"]),
+        ([address("192.0.2.9", 32), address("192.0.2.1", 24, noprefixroute=True)], ["192.0.2.1"]),
+        ([address("fd00::7", 64, noprefixroute=True), address("fd00::1", 64, noprefixroute=True)], ["fd00::1"]),
     ],
 )
 def test_the_address_of_a_machine_is_the_one_that_stays(listed: list[Found], primary: list[str]) -> None:
-    assert ip.primary_addresses(listed) == primary
+    assert ip.primary_addresses(listed, BOTH) == primary
+
+
+@pytest.mark.parametrize(
+    ("routed", "primary"),
+    [
+        ([], ["192.0.2.1"]),
+        ([route("198.51.100.9", "vip"), route("fd00::9", "vip"), route("fe80::/64", "vip")], ["192.0.2.1"]),
+        ([route("0.0.0.0/0", "vip", "198.51.100.254")], ["192.0.2.1", "198.51.100.9"]),
+        ([route("198.51.100.254", "vip")], ["192.0.2.1", "198.51.100.9"]),
+        ([route("::/0", "vip", "fe80::1")], ["192.0.2.1", "fd00::9"]),
+        ([route("fd00:1::/64", "eth0", "fe80::1"), route("10.0.0.0/8", None)], ["192.0.2.1"]),
+    ],
+)
+def test_a_moving_address_that_is_alone_on_its_interface_is_nobodys(routed: list[Found], primary: list[str]) -> None:
+    """What is alone there and no route leads by is no machine's own; otherwise it is, as clouds hand out /32."""
+    there = [
+        {"ifname": "eth0", "ifindex": 2, "mtu": 1500, "addr_info": [address("192.0.2.1", 24, scope="global")]},
+        {"ifname": "vip", "ifindex": 3, "mtu": 1500, "addr_info": [
+            address("198.51.100.9", 32, scope="global"), address("fd00::9", 128, scope="global")]},
+        {"ifname": "vip2", "ifindex": 4, "mtu": 1500, "addr_info": [
+            address("203.0.113.9", 24, scope="global", noprefixroute=True)]},
+    ]  # fmt: skip
+    routed = [route("192.0.2.0/24", "eth0"), *routed]
+    found = ip.interfaces(lambda _command: (0, json.dumps(there), ""), routed)
+    assert [one for interface in found for one in interface["primary"]] == primary
 
 
 def test_what_moves_or_is_the_same_everywhere_is_nobodys_address() -> None:

@@ -61,13 +61,14 @@ def build_picture(
 
     ``facts``: by node name, None where there are none. ``fresh``: the nodes whose facts this run gathered; all others
     come from a cache and must not be older than ``max_age`` seconds at ``now`` (seconds since the epoch).
-    Raises :class:`OverlayError` when two nodes are one machine or claim one address, one has the controller's
-    facts, or one has a kernel that is too old.
+    Raises :class:`OverlayError` when two nodes are one machine or claim one address, for themselves or for a workload,
+    one has the controller's facts, or one has a kernel that is too old.
     """
     known: dict[str, Facts] = {}
     addresses: dict[str, set[str]] = {}
     missing: dict[str, str] = {}
     owners: dict[Any, str] = {}
+    hosts: dict[str, str] = {}
     for name, node in facts.items():
         why = _why_not(node, name in fresh, now, max_age)
         if node is None or why:
@@ -106,6 +107,8 @@ def build_picture(
                     "One machine is in the inventory twice, an address is used twice, or cached facts are of another "
                     "time; correct the inventory, or gather the facts of both again.",
                 )
+        if name in fresh:  # what a cache knows of workloads may have moved since
+            _claim_workloads(name, node["workloads"], hosts)
         known[name] = node
         addresses[name] = {*node["own_addresses"], *names}
     claimed = Counter(address for listed in addresses.values() for address in listed)
@@ -123,6 +126,20 @@ def build_picture(
         for name, node in known.items()
     }
     return {"nodes": nodes, "missing": missing}
+
+
+def _claim_workloads(name: str, workloads: Sequence[Facts], hosts: dict[str, str]) -> None:
+    """Note in ``hosts`` (address of a workload -> node) those of node ``name``."""
+    for workload in workloads:
+        other = hosts.setdefault(workload["address"], name)
+        if other != name:
+            raise OverlayError(
+                "build the picture of the cluster",
+                f"nodes {other} and {name}",
+                f"both have a workload with the address {workload['address']}",
+                "Nothing was changed. Run again if the workload was on its way from one to the other; otherwise remove "
+                "the route to it from the node that it is not on (ip route show there).",
+            )
 
 
 def _for_probes(workloads: Sequence[Facts]) -> list[str]:

@@ -93,10 +93,10 @@ def gather(params: Params, command: ip.Run, available: Callable[[str], bool], wa
     chains, unknown = ip.netdev_chains(command)
     if unknown:
         warn(f"Whether nft has chains on single interfaces is not known: {unknown}")
-    interfaces = ip.interfaces(command)
+    routes = ip.routes(command)
+    interfaces = ip.interfaces(command, routes)
     for interface in interfaces:
         interface["unfit"] = _uplinks.why_unfit(interface, workload_globs, chains)
-    routes = ip.routes(command)
     workloads = _workloads.find_workloads(interfaces, routes, ip.neighbours(command), workload_globs)
     look_at_workloads(workloads, chains)
     uplinks, left_out = _uplinks.find_uplinks(interfaces, routes, globs)

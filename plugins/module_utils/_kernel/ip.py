@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
@@ -46,12 +46,16 @@ def _unreadable(command: Sequence[str], reason: str | OSError) -> OverlayError:
     )
 
 
-def interfaces(run: Run) -> list[dict[str, Any]]:
+def interfaces(run: Run, routed: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """``name, ifindex, mtu`` (bytes), ``mac, kind, loopback, up, addresses`` (global, with prefix length);
     ``primary``: those that tell this machine from others; ``link_type`` (``ether`` with an Ethernet header),
-    ``external`` (its tunnel is chosen per packet), ``master`` and ``member_of`` (the kind of that master)."""
+    ``external`` (its tunnel is chosen per packet), ``master`` and ``member_of`` (the kind of that master).
+    ``routed``: :func:`routes`."""
     found = []
-    for link in _ip(run, "address", "show"):
+    links = _ip(run, "address", "show")
+    own = {one["local"] for link in links for one in link.get("addr_info", ()) if "local" in one}
+    ways = ways_to_others(routed, own)
+    for link in links:
         information = link.get("linkinfo", {})
         kept = [one for one in link.get("addr_info", ()) if one.get("scope") == "global" and "local" in one]
         found.append(
@@ -64,7 +68,7 @@ def interfaces(run: Run) -> list[dict[str, Any]]:
                 "loopback": link.get("link_type") == "loopback",
                 "up": "UP" in link.get("flags", ()),
                 "addresses": [f"{one['local']}/{one['prefixlen']}" for one in kept],
-                "primary": primary_addresses(kept),
+                "primary": primary_addresses(kept, ways.get(link["ifname"], ())),
                 "link_type": link.get("link_type", ""),
                 "external": bool(information.get("info_data", {}).get("external")),
                 "master": link.get("master", ""),
@@ -74,25 +78,46 @@ def interfaces(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def primary_addresses(addresses: Sequence[Mapping[str, Any]]) -> list[str]:
+def ways_to_others(routed: Iterable[Mapping[str, Any]], own: Container[str]) -> dict[str, set[str]]:
+    """Interface -> the families (``inet``, ``inet6``) in which a route leads by it to other machines. None is one to
+    an address of this machine, which IPv6 has for each, or to the link-local addresses."""
+    found: dict[str, set[str]] = {}
+    for route in routed:
+        prefix = route["prefix"]
+        if route["interface"] and prefix not in own and not prefix.startswith(("fe80:", "169.254.")):
+            found.setdefault(route["interface"], set()).add("inet6" if ":" in prefix else "inet")
+    return found
+
+
+def primary_addresses(addresses: Sequence[Mapping[str, Any]], led: Container[str]) -> list[str]:
     """Of an interface's global addresses as ``ip`` lists them, at most one per family: the one that is its own.
 
     The others may be temporary (RFC 8981) or move between machines (keepalived, kube-vip). The kernel lists IPv4
     addresses in the order in which they came, those of IPv6 in the opposite one (net/ipv6/addrconf.c,
-    ``ipv6_link_dev_addr``). Addresses that move come later than the machine's own, mostly as host prefixes.
+    ``ipv6_link_dev_addr``). Addresses that move come later than the machine's own, mostly as host prefixes or without
+    a route to their prefix. One of these that is alone on its interface is the machine's own only where it is the
+    source of packets to others: ``led``, the families in which a route leads by the interface (clouds hand out /32,
+    DHCPv6 /128; those of tunnels are host prefixes too).
     """
     found = []
     for family, full in (("inet", 32), ("inet6", 128)):
         lasting = [
             one
             for one in addresses
-            if one.get("family") == family and not any(map(one.get, ("temporary", "deprecated", "secondary")))
+            if one.get("family") == family
+            and not any(map(one.get, ("temporary", "deprecated", "secondary")))
+            and (family in led or not any(_routeless(one, full)))
         ]
         if family == "inet6":
             lasting.reverse()
-        lasting.sort(key=lambda one: one["prefixlen"] == full)
+        lasting.sort(key=lambda one: _routeless(one, full))
         found += [one["local"] for one in lasting[:1]]
     return found
+
+
+def _routeless(address: Mapping[str, Any], full: int) -> tuple[bool, bool]:
+    """Why an address brings no route to a neighbourhood: there is none, or it was asked not to."""
+    return address["prefixlen"] == full, bool(address.get("noprefixroute"))
 
 
 def routes(run: Run) -> list[dict[str, Any]]:

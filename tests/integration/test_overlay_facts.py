@@ -22,6 +22,8 @@ ip address add fd00::1/64 dev eth0 nodad; ip address add fd00::77/64 dev eth0 no
 ip address add fd00::100/128 dev eth0 nodad
 ip address add 198.18.1.1/24 dev eth1
 ip address add 203.0.113.9/32 dev lo
+ip address add 198.51.100.9/32 dev eth3; ip address add fd00:3::9/128 dev eth3 nodad
+ip address add 198.51.100.77/24 dev p0 noprefixroute
 ip link add vxlan.calico type vxlan id 4096 dev eth0 dstport 4789 nolearning
 ip address add 10.244.1.0/32 dev vxlan.calico
 ip link add cilium_vxlan type vxlan external dstport 8472
@@ -95,7 +97,7 @@ def test_the_workload_prefix_of_a_node_is_what_it_refuses_as_a_whole(node: Sandb
 def test_addresses_that_move_or_stand_for_services_are_not_the_nodes_own(node: Sandbox) -> None:
     told = gather(node)
     assert told["own_addresses"] == ["10.244.1.0", "10.244.1.1", "192.0.2.1", "198.18.0.1", "198.18.1.1", "fd00::1"]
-    assert {"198.18.0.100", "203.0.113.9"} <= set(told["addresses"])
+    assert {"198.18.0.100", "203.0.113.9", "198.51.100.9", "198.51.100.77", "fd00:3::9"} <= set(told["addresses"])
 
 
 def test_what_is_on_the_interface_of_a_workload_is_named(node: Sandbox) -> None:

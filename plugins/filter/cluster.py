@@ -237,9 +237,20 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
 
 def _who_forgot(names: Iterable[str], hostvars: Mapping[str, Any]) -> str:
     """Whether the maps of those that stay still name who leaves."""
-    outcomes = {name: (raw_variables(hostvars, name).get("node_verdict") or {}).get("outcome") for name in names}
-    know = [name for name, outcome in outcomes.items() if outcome not in ("unchanged", "confirmed", *_LEAVING)]
-    return f"but the maps of {', '.join(know)} name the node still: run site.yml for them" if know else _FORGOTTEN
+    known = {name: raw_variables(hostvars, name) for name in names}
+    outcomes = {name: (variables.get("node_verdict") or {}).get("outcome") for name, variables in known.items()}
+    if not any(outcome in _LEAVING for outcome in outcomes.values()):
+        return _FORGOTTEN
+    picture_of_all = next((found for one in known.values() if (found := one.get("node_picture"))), '{"missing": {}}')
+    kept = bool(json.loads(picture_of_all)["missing"])  # then every node keeps the peers that it knew: plan_node
+
+    def knows(name: str) -> bool:
+        given = (known[name].get("node_settings") or {}).get("overlay_peers")
+        return outcomes[name] not in ("unchanged", "confirmed") or (kept and not given)
+
+    know = [name for name, outcome in outcomes.items() if outcome not in _LEAVING and knows(name)]
+    rest = "name the node still: run site.yml with overlay_retire again when all nodes can be reached"
+    return f"but the maps of {', '.join(know)} {rest}" if know else _FORGOTTEN
 
 
 def _untouched(variables: Mapping[str, Any]) -> str:

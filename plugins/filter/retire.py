@@ -13,10 +13,10 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_fi
 def retired(names: Iterable[str], hostvars: Mapping[str, Any], playing: Iterable[str]) -> list[str]:
     """All nodes -> those that leave, whichever host's variables say so; in the order of the nodes.
 
-    ``playing``: the nodes that this run is about. Nodes that stay and are not among them would keep in their maps who
-    leaves.
+    ``playing``: the nodes that this run is about. Of the others, those that stay would keep in their maps who leaves,
+    and those that leave would keep the overlay.
     """
-    names = list(names)
+    names, here = list(names), set(playing)
     settings = (raw_variables(hostvars, name).get("node_settings") or {} for name in names)
     leaving = {name for found in settings for name in found.get("overlay_retire") or ()}
 
@@ -34,14 +34,17 @@ def retired(names: Iterable[str], hostvars: Mapping[str, Any], playing: Iterable
                     else "Take the overlay off all nodes with rollback.yml and overlay_rollback_to=0."
                 ),
             )
-        outside = [name for name in names if name not in leaving and name not in set(playing)] if leaving else []
+        outside = [name for name in names if name not in here] if leaving else []
+        staying_outside = [name for name in outside if name not in leaving]
         if outside:
+            why = "whose maps would go on naming them" if staying_outside else "which would keep the overlay"
+            outside = staying_outside or outside
             more = f" and {len(outside) - 3} more" if outside[3:] else ""
             raise OverlayError(
                 "retire nodes",
                 f"overlay_retire: {', '.join(sorted(leaving))}",
-                f"--limit leaves out {', '.join(outside[:3])}{more}, whose maps would go on naming them",
-                "Nothing was changed. Run without --limit.",
+                f"--limit leaves out {', '.join(outside[:3])}{more}, {why}",
+                "Nothing was changed. Run without --limit: a node that leaves and cannot be reached holds nobody up.",
             )
         return [name for name in names if name in leaving]
 

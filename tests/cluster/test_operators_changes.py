@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from fleet import play
+from fleet.datapath import Datapath
 from fleet.generation import history, settled
 from lab.api import Lab
 from lab.paths import PREFIX
@@ -65,10 +66,24 @@ def test_retiring_with_a_limit_is_refused_before_any_change(lab: Lab) -> None:
     assert {node.name: history(node) for node in lab.nodes.values()} == before
 
 
-def test_nodes_that_could_not_be_reached_still_know_who_left_and_the_report_says_so(lab: Lab) -> None:
+def test_nodes_that_still_know_who_left_are_named_until_they_do_not(lab: Lab) -> None:
+    """Who could not be reached; and everybody else, who keeps what he knows while somebody is missing."""
+    variables = {"overlay_batches": ["100%"], "overlay_unreachable_policy": "keep", "overlay_retire": [N3]}
+    play.playbook(SITE, variables={"overlay_batches": ["100%"]}).succeeded()
     lab.nodes[2].stop()
     try:
-        done = play.playbook(SITE, variables={"overlay_retire": [N3], "overlay_unreachable_policy": "keep"})
+        done = play.playbook(SITE, variables=variables)
+        assert knows(lab, 1, 3)
     finally:
         lab.nodes[2].start()
-    assert f"{N3}: was retired: the overlay is off, but the maps of {N2} name the node still" in said(done)
+    told = f"{N3}: was retired: the overlay is off, but the maps of {N1}, {N2} name the node still"
+    assert told in said(done)
+    done = play.playbook(SITE, variables=variables).succeeded()
+    assert f"{N3}: was retired: the overlay is off, and the other nodes' maps do not name" in said(done)
+    assert not knows(lab, 1, 3)
+    assert not knows(lab, 2, 3)
+
+
+def knows(lab: Lab, number: int, other: int) -> bool:
+    """Whether a node's map of peers names another node."""
+    return f"{lab.nodes[other].ipv4}/32" in {str(key) for key, _value in Datapath(lab.nodes[number]).entries("peers")}

@@ -24,7 +24,7 @@ def leaving(*names: str, told_by: Sequence[str] = NAMES) -> Hosts:
 def test_who_leaves_is_named_by_any_host_and_told_in_the_order_of_the_nodes() -> None:
     assert retired(NAMES, leaving(), NAMES) == []
     assert retired(NAMES, leaving("n4", "n2", told_by=["n3"]), NAMES) == ["n2", "n4"]
-    assert retired(NAMES, {"n1": {"node_settings": {"overlay_retire": ["n3"]}}}, NAMES) == ["n3"]  # others did not answer
+    assert retired(NAMES, {"n1": {"node_settings": {"overlay_retire": ["n3"]}}}, NAMES) == ["n3"]  # alone
 
 
 def test_who_stays_is_a_pattern_of_hosts() -> None:
@@ -43,7 +43,7 @@ def test_who_stays_is_a_pattern_of_hosts() -> None:
         (["n3", "n4"], ["n1", "n2", "n3"], ["--limit leaves out n4, which would keep the overlay"]),
     ],
 )
-def test_what_would_leave_a_map_with_who_left_is_refused(names: list[str], playing: list[str], words: list[str]) -> None:
+def test_what_would_leave_something_behind_is_refused(names: list[str], playing: list[str], words: list[str]) -> None:
     with pytest.raises(AnsibleFilterError) as told:
         retired(NAMES, leaving(*names), playing)
     for one in ["Cannot retire nodes", "Nothing was changed.", *words]:
@@ -64,7 +64,7 @@ def report(outcomes: dict[str, str], missing: Sequence[str] = (), **settings: An
     """What is told of n4."""
     hosts: Hosts = {
         name: {
-            "node_picture": json.dumps({"nodes": {}, "missing": {one: "no facts" for one in missing}}),
+            "node_picture": json.dumps({"nodes": {}, "missing": dict.fromkeys(missing, "no facts")}),
             "node_settings": settings.get(name, {}),
             **({"node_verdict": {"outcome": outcome, "reason": "no route to host"}} if outcome else {}),
         }

@@ -146,7 +146,7 @@ BOTH = ("inet", "inet6")
         ([address("fd00::9", 128), address("fd00::7", 64), address("fd00::1", 64)], ["fd00::1"]),
         ([address("fd00::5", 64, temporary=True), address("fd00::6", 64, deprecated=True)], []),
         ([address("192.0.2.1", 24), address("fd00::1", 64)], ["192.0.2.1", "fd00::1"]),
-        # Without a route to its neighbourhood, as moving ones may be added; and where a network manager does so for all.
+        # Without a route to its neighbourhood, as moving ones may be added, and as network managers add all.
         ([address("192.0.2.9", 24, noprefixroute=True), address("192.0.2.1", 24)], ["192.0.2.1"]),
         ([address("192.0.2.9", 32), address("192.0.2.1", 24, noprefixroute=True)], ["192.0.2.1"]),
         ([address("fd00::7", 64, noprefixroute=True), address("fd00::1", 64, noprefixroute=True)], ["fd00::1"]),

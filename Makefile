@@ -127,7 +127,7 @@ lint-imports: setup
 
 .PHONY: lint-links
 lint-links:
-	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.."; do \
+	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.." "playbooks/collections ../collections"; do \
 	    set -- $$link; \
 	    if [ "$$(readlink "$$1")" != "$$2" ]; then echo "$$1 must be a link to $$2." >&2; exit 1; fi; done
 	@diff <(ls plugins/modules | sed -n 's/\.py$$//p' | sort) <(sed -n 's/^    - //p' meta/runtime.yml | sort) || \

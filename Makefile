@@ -159,7 +159,7 @@ sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --t
 .PHONY: build
 build: setup ## the collection's archive, in build/
 	@mkdir -p build
-	ansible-galaxy collection build --force --output-path build
+	tools/archive build
 
 .PHONY: docs
 docs: setup ## what the modules, filters, the callback and the role document, as text, in build/docs/

@@ -115,7 +115,7 @@ matrix: root setup ## the programs on other kernels, in virtual machines
 # ---------------------------------------------------------------------------------------------- checks
 
 .PHONY: lint
-lint: setup lint-links lint-imports lint-generated lint-python lint-ansible lint-docs ## every static check
+lint: setup lint-links lint-imports lint-generated lint-python lint-ansible lint-docs lint-licences ## every static check
 
 .PHONY: lint-generated
 lint-generated: setup
@@ -149,6 +149,10 @@ lint-ansible: setup
 lint-docs: setup
 	antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
 	antsibull-changelog lint
+
+.PHONY: lint-licences
+lint-licences: setup
+	reuse lint --quiet || reuse lint
 
 .PHONY: sanity
 sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --test validate-modules"

@@ -77,6 +77,7 @@ def test_plays_of_the_folder_playbooks_are_those_of_the_same_collection(
 ) -> None:
     assert run(clone, "playbooks/site.yml", variables=AT_ONCE).succeeded().changes == set()
     monkeypatch.setenv("ANSIBLE_CALLBACK_RESULT_FORMAT", "yaml")
+    monkeypatch.setenv("ANSIBLE_NO_LOG", "true")
     shown = run(clone, "playbooks/status.yml").succeeded().output
     assert all(f"{node.name}  overlaid" in shown for node in lab.nodes.values())
     run(clone, "playbooks/disable.yml").succeeded()

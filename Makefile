@@ -115,7 +115,7 @@ matrix: root setup ## the programs on other kernels, in virtual machines
 # ---------------------------------------------------------------------------------------------- checks
 
 .PHONY: lint
-lint: setup lint-links lint-imports lint-generated lint-python lint-ansible lint-docs ## every static check
+lint: setup lint-links lint-imports lint-generated lint-python lint-ansible lint-docs lint-licences ## every static check
 
 .PHONY: lint-generated
 lint-generated: setup
@@ -127,7 +127,7 @@ lint-imports: setup
 
 .PHONY: lint-links
 lint-links:
-	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.."; do \
+	@for link in "files/bpf ../roles/node/files/bpf" "$(COLLECTION) ../../.." "playbooks/collections ../collections"; do \
 	    set -- $$link; \
 	    if [ "$$(readlink "$$1")" != "$$2" ]; then echo "$$1 must be a link to $$2." >&2; exit 1; fi; done
 	@diff <(ls plugins/modules | sed -n 's/\.py$$//p' | sort) <(sed -n 's/^    - //p' meta/runtime.yml | sort) || \
@@ -150,6 +150,10 @@ lint-docs: setup
 	antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
 	antsibull-changelog lint
 
+.PHONY: lint-licences
+lint-licences: setup
+	reuse lint --quiet || reuse lint
+
 .PHONY: sanity
 sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --test validate-modules"
 	tests/sanity/run $(SANITY)
@@ -159,7 +163,7 @@ sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --t
 .PHONY: build
 build: setup ## the collection's archive, in build/
 	@mkdir -p build
-	ansible-galaxy collection build --force --output-path build
+	tools/archive build
 
 .PHONY: docs
 docs: setup ## what the modules, filters, the callback and the role document, as text, in build/docs/

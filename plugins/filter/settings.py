@@ -148,6 +148,18 @@ def ssh_retries(name: str, hostvars: Mapping[str, Any]) -> int:
     return RETRIES if origin == "default" else int(found)
 
 
+def ssh_pipelining(name: str, hostvars: Mapping[str, Any]) -> Any:
+    """``pipelining`` for one host: its own, that of everybody, or on: then modules need no file on the node, whose disk
+    may be full."""
+    own = hostvars[name].get("ansible_pipelining") if name in hostvars else None
+    if own is not None:
+        return own
+    found, origin = constants.config.get_config_value_and_origin(
+        "pipelining", plugin_type="connection", plugin_name="ssh"
+    )
+    return True if origin == "default" else found
+
+
 def ssh_arguments(name: str, hostvars: Mapping[str, Any], ours: Any = None) -> str:
     """``ssh_extra_args`` for one host: its own or else those of everybody (the command line, the environment,
     ansible.cfg), and after them ``ours``, or what notices a dead connection."""
@@ -168,5 +180,6 @@ class FilterModule:
             "roll_out_batches": roll_out_batches,
             "batches": batches,
             "ssh_arguments": ssh_arguments,
+            "ssh_pipelining": ssh_pipelining,
             "ssh_retries": ssh_retries,
         }

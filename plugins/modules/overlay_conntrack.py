@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: overlay_conntrack
-version_added: "1.0.0"
+version_added: "1.1.0"
 short_description: Make conntrack liberal for the overlay, and take that back without cutting connections
 description:
   - Conntrack does not see the packets that take the fast path. It must not check the sequence numbers of the others

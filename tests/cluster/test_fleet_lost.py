@@ -28,8 +28,8 @@ from lab.paths import INVENTORY, PREFIX
 from .conftest import bring_up, take_down
 
 SITE = "site.yml"
-LEASE = full(60, 10)
-APPLY = full(240, 25)  # seconds; a batch of many nodes takes its time on a small machine
+LEASE = full(60, 20)
+APPLY = full(240, 50)  # seconds; shorter ones would be refused on a small machine that is busy
 TIMES = {"overlay_lease": LEASE, "overlay_apply_timeout": APPLY, "overlay_batches": [1, "100%"]}
 GRACE = 120  # seconds for a busy machine to restore a generation, which takes two or three
 TWO_SERVICES = {"overlay_services": [{"port": 8080}, {"port": 9090}]}

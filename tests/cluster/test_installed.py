@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of collections that holds this one."""
     folder = tmp_path_factory.mktemp("installed")
     galaxy = BIN / "ansible-galaxy"
-    run(folder, galaxy, "collection", "build", "--output-path", folder / "build", play.ROOT)
+    run(folder, play.ROOT / "tools/archive", folder / "build")
     (archive,) = (folder / "build").glob("ebpf-overlay-*.tar.gz")
     run(folder, galaxy, "collection", "install", archive, "--collections-path", folder / "collections")
     return folder
@@ -42,6 +43,7 @@ def run(folder: Path, *command: str | Path) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHONPATH"))}
     environment["ANSIBLE_COLLECTIONS_PATH"] = str(folder / "collections")
     environment["ANSIBLE_STDOUT_CALLBACK"] = "ebpf.overlay.progress"
+    environment["PATH"] = f"{BIN}:{environment['PATH']}"
     done = subprocess.run(
         list(map(str, command)), cwd=folder, env=environment, text=True, capture_output=True, check=False,
         stdin=subprocess.DEVNULL,
@@ -54,8 +56,15 @@ def test_archive_holds_what_is_needed_and_nothing_of_the_workshop(installed: Pat
     root = installed / "collections/ansible_collections/ebpf/overlay"
     there = {path.name for path in root.iterdir()}
     assert set(NEEDED) <= there
-    assert there.isdisjoint({".venv", "build", ".git", ".cache", "collections"})
+    assert there.isdisjoint({".venv", "build", ".git", ".cache", "collections", "tests", "tools"})
     assert (root / "files/bpf/overlay.c").is_file()
+    (archive,) = (installed / "build").glob("ebpf-overlay-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {member.name for member in opened if not member.isdir()}
+    listed = subprocess.run(["git", "ls-files"], cwd=play.ROOT, check=True, capture_output=True, text=True).stdout
+    assert names - {"MANIFEST.json", "FILES.json"} <= set(listed.splitlines())
+    assert not [name for name in names if name.endswith((".png", ".svg", ".pyc"))]
+    assert archive.stat().st_size < 1 << 20
 
 
 def test_dry_run_by_name(installed: Path, lab: Lab) -> None:

@@ -34,7 +34,7 @@ SETTINGS = (
     "NO_LOG=True",
     "FORKS=1",
 )
-PORTS = itertools.cycle((9090, 7070, 6060))
+PORTS = itertools.count(9000)  # never one that the nodes have already
 Story = Callable[[Lab, Path], None]
 
 

@@ -36,12 +36,12 @@ def refused(done: play.Run, *words: str) -> None:
 
 
 def inventory(folder: Path, **hosts: dict[str, Any]) -> Path:
-    """The lab's inventory, with further variables of hosts, or of the group as ``group``."""
+    """The lab's inventory, with further variables of hosts (``n2``), or of the group as ``group``."""
     found = yaml.safe_load(paths.INVENTORY.read_text(encoding="utf-8"))
     group = found["overlay_nodes"]
     group["vars"] |= {"ansible_ssh_private_key_file": str(paths.KEY), **hosts.pop("group", {})}
     for name, values in hosts.items():
-        group["hosts"][name.replace("_", "-")] |= values
+        group["hosts"][f"{paths.PREFIX}{name}"] |= values
     path = folder / "inventory.yml"
     path.write_text(json.dumps(found), encoding="utf-8")
     return path
@@ -84,7 +84,7 @@ def test_probe_file_is_looked_for_before_the_first_change(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("lab")
 def test_batches_of_the_inventory_hold_or_are_refused(tmp_path: Path) -> None:
-    different = inventory(tmp_path, ovl_n2={"overlay_batches": [2]})
+    different = inventory(tmp_path, n2={"overlay_batches": [2]})
     refused(
         play.playbook(SITE, inventory=different),
         "Cannot accept a variable: overlay_batches. Reason: it is one setting of the whole run, and differs",
@@ -170,7 +170,7 @@ def test_every_machine_is_dialled_by_its_own_arguments_and_everybody_else_s(
     own = inventory(
         tmp_path,
         group={"ansible_ssh_executable": str(ssh), "ansible_ssh_args": "-o ControlMaster=no"},
-        ovl_n2={"ansible_ssh_extra_args": "-o ConnectionAttempts=3"},
+        n2={"ansible_ssh_extra_args": "-o ConnectionAttempts=3"},
     )
     play.playbook(SITE, variables={**AT_ONCE, "overlay_services": [{"port": 6060}]}, inventory=own).succeeded()
     calls = [line for line in log.read_text(encoding="utf-8").splitlines() if "198.18.0." in line]

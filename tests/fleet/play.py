@@ -79,14 +79,16 @@ def playbook(
     begun: Follow | None = None,
     inventory: Path = INVENTORY,
     root: Path = ROOT,
+    configured: bool = True,
 ) -> Run:
     """``ansible-playbook name`` from the clone (or another one at ``root``), by default on the lab's inventory.
 
-    ``begun`` gets the name of every task when it begins; the output is then Ansible's own.
+    ``configured``: whether the clone's ansible.cfg is named, so that it counts wherever the clone lies. ``begun`` gets
+    the name of every task when it begins; the output is then Ansible's own.
     """
     command: list[str | Path] = [BIN / "ansible-playbook", "-i", inventory, name, *options]
     if begun is None:
-        return run(*command, variables=variables, follow=follow, root=root)
+        return run(*command, variables=variables, follow=follow, root=root, configured=configured)
 
     def tell(line: str) -> None:
         if line.startswith("TASK ["):
@@ -108,6 +110,7 @@ def run(
     follow: Follow | None = None,
     callback: str | None = None,
     root: Path = ROOT,
+    configured: bool = True,
 ) -> Run:
     """A command of Ansible, in the clone's folder, with every result recorded.
 
@@ -131,6 +134,8 @@ def run(
             "PYTHONPATH": "",
             **({"ANSIBLE_STDOUT_CALLBACK": callback} if callback else {}),
         }
+        if not configured:
+            del environment["ANSIBLE_CONFIG"]
         with subprocess.Popen(
             [*map(str, command), *extra], cwd=root, env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

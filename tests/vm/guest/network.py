@@ -111,6 +111,7 @@ def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
         "uplinks": [{"primary": [node.ipv4, node.ipv6]}],
         "addresses": [node.ipv4, node.ipv6],
         "own_addresses": [node.ipv4, node.ipv6],
+        "workloads": [],
         "workload_prefixes": [],
         "routes": [],
         "identity": {},

@@ -42,7 +42,7 @@ class Story:
     def build(self, redirect: int) -> dict[str, Any]:
         """The arguments of ``bpf_object``."""
         defines = {"OVERLAY_REDIRECT": redirect, "OVERLAY_CHECK_MTU": self.expected["check_mtu"]}
-        programs = ["from_uplink", "from_workload"]
+        programs = ["from_uplink", "from_workload", "to_uplink", "to_workload"]
         return {"bundle": self.bundle, "pin_dir": PIN_DIR, "programs": programs, "defines": defines}
 
     def attachments(self) -> dict[str, Any]:

@@ -28,23 +28,20 @@ def ways(network: Network) -> list[tuple[Endpoint, str]]:
     ]
 
 
-def fast_path(network: Network) -> dict[str, int]:
-    """The overlay carries every packet, and the packet filter and conntrack see none.
-
-    Returns how many packets the overlay counted, by direction and reason.
+def fast_path(network: Network) -> None:
+    """The overlay carries most packets of a connection, and the kernel keeps it: its handshake, its end and the
+    heartbeats go through the packet filter, conntrack knows it and finds nothing INVALID.
     """
-    total: dict[str, int] = {}
     for client, address in ways(network):
         before, forwarded, invalid = stats(), seen(network, "forwarded"), seen(network, "invalid")
         port = exchange(client, address)
         grown = {key: value - before.get(key, 0) for key, value in stats().items() if value != before.get(key, 0)}
         what = f"{client.name} to {address}, counted {grown}: "
         expect(all(grown.get(name, 0) > 10 for name in FAST), f"{what}the overlay does not carry it")
-        expect(seen(network, "forwarded") == forwarded, f"{what}FORWARD saw {seen(network, 'forwarded') - forwarded}")
+        kept, carried = seen(network, "forwarded") - forwarded, sum(grown.get(name, 0) for name in FAST)
+        expect(6 <= kept < carried, f"{what}FORWARD saw {kept} packets, and the overlay carried {carried}")
         expect(seen(network, "invalid") == invalid, f"{what}{seen(network, 'invalid') - invalid} were INVALID")
-        expect(not tracked(port), f"{what}conntrack knows the connection")
-        total = {key: total.get(key, 0) + grown.get(key, 0) for key in {*total, *grown}}
-    return total
+        expect(tracked(port), f"{what}conntrack does not know the connection")
 
 
 def kernel_path(network: Network) -> None:

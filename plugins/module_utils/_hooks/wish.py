@@ -184,9 +184,10 @@ def _free_handle(wish: Wish, priority: int, program: str, here: list[Filter], gi
     ``given``: what the user's list says, and what its other programs on this hook get.
     """
     same = [other for other in here if other.chain == 0 and other.priority == priority]
-    name = filter_name(wish.owner, program)
-    ours = [other.handle for other in same if wish.owns(other) and other.name == name]
-    taken = given | {other.handle for other in same if other.name != name or other.protocol != PROTOCOL_ALL}
+    # A filter of ours for another protocol goes before anything is attached there, and so does not count.
+    same = [other for other in same if not wish.owns(other) or other.protocol == PROTOCOL_ALL]
+    ours = {other.handle for other in same if wish.owns(other) and other.name == filter_name(wish.owner, program)}
+    taken = given | ({other.handle for other in same} - ours)
     free = (number for number in range(1, len(taken) + 2) if number not in taken)
     return min((handle for handle in ours if handle not in given), default=next(free))
 

@@ -212,7 +212,8 @@ def test_no_packet_is_missed_by_both_while_a_program_migrates(node: Sandbox, old
 MIGRATE = """
 import json, os, socket, sys
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._hooks import apply as _hooks
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.apply import apply
+from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.observe import Watch
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import Attachment, Wish
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.call import attribute, bpf as call
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.plan import plan_filters
@@ -236,9 +237,9 @@ if sender == 0:
 os.close(reader)
 for mechanism in sys.argv[2:]:
     wish = Wish(entries, mechanism=mechanism)
-    operations = plan_filters(wish, _hooks.Watch(wish).observe()).operations
+    operations = plan_filters(wish, Watch(wish).observe()).operations
     assert operations
-    _hooks.apply(operations, print)
+    apply(operations, print)
 os.close(writer)
 os.waitpid(sender, 0)
 received = int(open("/sys/class/net/eth0/statistics/rx_packets").read())

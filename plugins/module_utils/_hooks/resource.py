@@ -10,7 +10,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Pla
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tcx import links_folder
 
-from .apply import Watch, apply
+from .apply import apply
+from .observe import Watch
 from .plan import plan_filters
 from .records import namespace_key
 from .state import LAST, Observed, Program

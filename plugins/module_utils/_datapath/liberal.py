@@ -53,8 +53,9 @@ def ensure(params: Params, check: bool, warn: Warn) -> dict[str, Any]:
         planned = converge(wanted, check, warn)
         result = told(planned)
         if wanted.held:
-            left = wanted.plan(wanted.observe())
-            warn(held_warning(sysctls.observe(), wanted.held))
+            seen = wanted.observe()
+            left = wanted.plan(seen)
+            warn(held_warning(seen, wanted.held))
             changed = any(isinstance(operation, RemoveFile) for operation in planned.operations)
             diff = {"before": planned.before, "after": left.before}
             result = {**left.result, "changed": changed, "diff": diff}

@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {
     "lease": {"type": "float", "default": 0},
     "force": {"type": "bool", "default": False},
     "generation": {"type": "int"},
-    "pin_dir": {"type": "path", "default": "/sys/fs/bpf/ebpf-overlay"},
+    "pin_dir": {"type": "path", "default": PIN_DIR},
     "lock_timeout": {"type": "int", "default": 30},
 }
 

@@ -16,7 +16,7 @@ Facts = Mapping[str, Any]
 def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[Facts] = ()) -> str:
     """Why the datapath cannot work on a link, as half a sentence; empty where it can.
 
-    ``interface``: as :func:`_kernel.ip.interfaces` returns it; ``chains``: as :func:`_links.netdev_chains` does.
+    ``interface``: as :func:`_kernel.ip.interfaces` returns it; ``chains``: as :func:`_kernel.ip.netdev_chains` does.
     """
     name = interface["name"]
     if interface["loopback"]:

@@ -64,6 +64,16 @@ def right_filter(**more: Any) -> Filter:
     return replace(right, **more)
 
 
+@pytest.mark.parametrize("left", ["a", "b"])
+def test_a_filter_for_another_protocol_that_goes_first_keeps_no_handle(left: str) -> None:
+    """Else a run that goes on after a kill would choose another handle than the one that was killed."""
+    wish = wish_for(("eth0", INGRESS, "/pins/a"))
+    other = right_filter(name=f"ebpf.overlay:{left}", protocol=0x0800)
+    plan = plan_filters(wish, seen(qdiscs=CLSACT_ON_ETH0, filters=(other,)))
+    assert kinds(plan.operations) == ["DeleteFilter", "AddFilter"]
+    assert plan.result["attachments"][0]["handle"] == 1
+
+
 @pytest.mark.parametrize("mechanism", ["clsact", "tcx"])
 def test_a_program_that_will_be_built_anew_changes_its_filters(mechanism: str) -> None:
     """What is pinned now is not what an upgrade attaches; only a dry run meets such a program."""

@@ -36,7 +36,7 @@ from .stored_runtime import StoredRuntime
 from .watchdog import disarm
 
 LOCK = "/run/ebpf-overlay-generation.lock"
-CALLS = f"{__package__}.calls"
+CALLS = f"{__name__.rpartition('.')[0]}.calls"  # Python 3.9 does not tell __package__ within a zip file
 
 
 def run_call(call: Call, check: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class System:
         return {
             "supported": True,
             "redirect_peer_safe": self.peer_safe,
-            "redirect": "peer" if self.peer_safe and self.tcx else "neigh",
+            "redirect": "peer" if self.peer_safe else "neigh",
             "check_mtu": self.check_mtu,
             "tcx": self.tcx,
             "btf": self.btf,

@@ -86,7 +86,7 @@ def made(module: str, changes: bool = True, **arguments: Any) -> Result:
             timeless(predicted.get(key)) == timeless(real.get(key)),
             f"{module}: the dry run's {key} is {predicted.get(key)}, the real one's {real.get(key)}",
         )
-    after = state()
+    after = at_rest()
     for check in (True, False):
         again = run(module, check=check, **arguments)
         expect(not again["changed"], f"a second run of {module} (dry run: {check}) changes: {again.get('diff')}")
@@ -142,6 +142,16 @@ def settled(wanted: dict[str, Any], after: str) -> None:
             changes = {key: (wanted[key], now[key]) for key in wanted if wanted[key] != now[key]}
             raise BrokenError(f"{after} changed (before, after): {changes}")
         time.sleep(0.1)
+
+
+def at_rest() -> dict[str, Any]:
+    """The state once nothing vanishes any more of what was freed."""
+    found = state()
+    while True:
+        time.sleep(0.5)
+        found, before = state(), found
+        if found == before:
+            return found
 
 
 def ids(following: Callable[[int], int | None]) -> Iterator[int]:

@@ -112,6 +112,10 @@ bench-exact: root setup ## instructions of each path, in virtual machines: BENCH
 matrix: root setup ## the programs on other kernels, in virtual machines
 	tests/vm/matrix
 
+.PHONY: wirings
+wirings: root setup ## the overlay on links that not every kernel has, in virtual machines: IPIP, bond, VLAN, WireGuard, VRF
+	tests/vm/wirings
+
 # ---------------------------------------------------------------------------------------------- checks
 
 .PHONY: lint

@@ -53,7 +53,8 @@ ln -s fd/0 /dev/stdin
 cd /run/matrix
 PYTHONPATH={path}:/run/matrix/runtime.zip python3 -B -m {module}
 echo o > /proc/sysrq-trigger
-sleep 60
+# Nothing is read from the disk any more, which goes first.
+while :; do :; done
 """
 
 
@@ -76,13 +77,17 @@ def start(module: str, path: str = "/run/matrix") -> bytes:
     return _START.format(module=module, path=path).encode()
 
 
-def payload(system: System) -> bytes:
-    """What goes into the machine: the checks, the collection's modules with all that they import, and the source."""
+def payload(system: System, wiring: str = "") -> bytes:
+    """What goes into the machine: the checks, the collection's modules with all that they import, and the source.
+
+    ``wiring``: one of ``guest.wirings`` whose checks are to be run; without it those of the matrix are.
+    """
     files = {
         "matrix/start": start("vm.guest"),
         "matrix/runtime.zip": _runtime.pack(MODULES),
         "matrix/bundle": source.pack(source.read_bundle(str(SOURCE))).encode(),
         "matrix/expected.json": json.dumps(system.capabilities).encode(),
+        "matrix/wiring": wiring.encode(),
     }
     for folder in ("lab", "vm", "vm/guest"):
         for path in (TESTS / folder).glob("*.py"):
@@ -90,13 +95,13 @@ def payload(system: System) -> bytes:
     return archive.pack(files)
 
 
-def run(system: System, log: Path, follow: Callable[[str, str], None]) -> Outcome:
+def run(system: System, log: Path, follow: Callable[[str, str], None], wiring: str = "") -> Outcome:
     """Boot the system and wait for its end. ``follow`` gets every check and its outcome as they come.
 
     Raises LabError when QEMU cannot start.
     """
     outcome, began = Outcome(), time.monotonic()
-    for line in console(system, payload(system), log, TWO_PROCESSORS):
+    for line in console(system, payload(system, wiring), log, TWO_PROCESSORS):
         _read(line, outcome, follow)
     outcome.seconds = time.monotonic() - began
     return outcome

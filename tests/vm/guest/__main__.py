@@ -10,9 +10,11 @@ import time
 import traceback
 from pathlib import Path
 
-from .checks import CHECKS, FOUNDATIONS
+from . import checks, wired
 from .modules import preload
+from .network import Network
 from .story import Story
+from .wirings import WIRINGS
 
 FOLDER = Path("/run/matrix")
 
@@ -28,7 +30,10 @@ def main() -> None:
     expected = json.loads((FOLDER / "expected.json").read_text())
     runtime = base64.b64encode((FOLDER / "runtime.zip").read_bytes()).decode()
     story = Story(expected, (FOLDER / "bundle").read_text(), runtime)
-    for check in CHECKS:
+    name = (FOLDER / "wiring").read_text()
+    if name:
+        story.network = Network(WIRINGS[name])
+    for check in wired.checks_of(WIRINGS[name]) if name else checks.CHECKS:
         name, began, outcome = check.__name__, time.monotonic(), "ok"
         try:
             check(story)
@@ -36,7 +41,7 @@ def main() -> None:
             traceback.print_exc()
             outcome = "failed"
         tell(f"{name} {outcome} {time.monotonic() - began:.1f}")
-        if outcome == "failed" and check in FOUNDATIONS:
+        if outcome == "failed" and check in (*checks.FOUNDATIONS, *wired.FOUNDATIONS):
             break
     tell("end")
 

@@ -17,22 +17,27 @@ HOUR = 3600  # seconds; a busy machine must not be taken for one where nobody co
 def generation(story: Story) -> None:
     """One generation is confirmed; the next, which nobody confirms, the node takes back; then back to 0."""
     calls = story.calls()
-    attempt = _roll_out(story, calls, number=1, lease=HOUR)
+    attempt = roll_out(story, calls, number=1, lease=HOUR)
     run("overlay_generation", state="confirmed", number=1, attempt=attempt)
     fast_path(story.network)
-    _confirmed(story, calls)
+    confirmed(story, calls)
 
     others = copy.deepcopy(calls)
     services = next(call for call in others if call["arguments"].get("map", "").endswith("/services"))
     services["arguments"]["entries"].append({"key": 9090, "value": 1})
-    _roll_out(story, others, number=2, lease=1)
+    roll_out(story, others, number=2, lease=1)
     deadline = time.monotonic() + 3 * PATIENCE
     while (told := run("overlay_generation_info"))["pending"] or told["differences"]:
         expect(time.monotonic() < deadline, f"the node did not go back by itself: {told}")
         time.sleep(1)
-    _confirmed(story, calls)
+    confirmed(story, calls)
     fast_path(story.network)
 
+    taken_back(story)
+
+
+def taken_back(story: Story) -> None:
+    """To generation 0: what was there before is what is left."""
     back: dict[str, Any] = {"state": "restored", "to": "0", "drain_timeout": 1, "runtime": story.runtime}
     expect(run("overlay_generation", check=True, **back)["changed"], "the dry run foretells no way back to 0")
     run("overlay_generation", **back)
@@ -40,7 +45,7 @@ def generation(story: Story) -> None:
     settled(story.pristine, "a generation")
 
 
-def _roll_out(story: Story, calls: list[dict[str, Any]], number: int, lease: float) -> str:
+def roll_out(story: Story, calls: list[dict[str, Any]], number: int, lease: float) -> str:
     """Take every step but the confirmation, for which there are ``lease`` seconds; returns the attempt."""
     begin: dict[str, Any] = {"state": "begun", "calls": calls, "timeout": HOUR, "runtime": story.runtime}
     foretold = run("overlay_generation", check=True, **begin)
@@ -53,6 +58,7 @@ def _roll_out(story: Story, calls: list[dict[str, Any]], number: int, lease: flo
     return str(begun["attempt"])
 
 
-def _confirmed(story: Story, calls: list[dict[str, Any]]) -> None:
+def confirmed(story: Story, calls: list[dict[str, Any]]) -> None:
+    """A second roll-out has nothing to do."""
     told = run("overlay_generation", state="begun", calls=calls, runtime=story.runtime)
     expect(not told["changed"], f"a second roll-out finds differences: {told['differences']}")

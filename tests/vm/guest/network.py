@@ -14,20 +14,17 @@ from functools import partial
 from lab import filterrules, namespace, workload_server
 from lab.api import Endpoint, Node, wait_until
 from lab.cluster import (
-    FABRIC_IPV4,
-    UPLINK,
     WORKLOAD_GATEWAY_IPV4,
     WORKLOAD_GATEWAY_IPV6,
     WORKLOAD_GATEWAY_MAC,
-    ClusterPlan,
     NodePlan,
     WorkloadPlan,
 )
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import FORMAT
 
-PLAN = ClusterPlan(node_count=2, workload_count=1)
-HERE, THERE = PLAN.nodes
+from .wirings import ETHERNET, HERE, PLAN, THERE, Wiring, ip, rest_of_the_world, run
+
 _SYSCTLS = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0}
 _ROUTER = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1, "ipv6/conf/default/forwarding": 1}
 
@@ -35,7 +32,8 @@ _ROUTER = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1, "ipv6/conf/defau
 class Network:
     """``node``: this machine. ``workload``: its one. ``peer``: node 2, which has its workload's addresses as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, wiring: Wiring = ETHERNET) -> None:
+        self.wiring = wiring
         self.node = Node(HERE)
         self.workload = self.node.workloads[1]
         remote = THERE.workloads[0]
@@ -46,39 +44,27 @@ class Network:
         namespace.NETNS_DIR.mkdir(parents=True, exist_ok=True)
         here = namespace.path_of(HERE.name)
         here.touch()
-        _run("mount", "--bind", "/proc/1/ns/net", str(here))
-        _ip("link", "set", "lo", "up")
+        run("mount", "--bind", "/proc/1/ns/net", str(here))
+        ip("link", "set", "lo", "up")
         namespace.set_sysctls(HERE.name, {**_SYSCTLS, **_ROUTER})
-        self._build_peer()
+        self._namespace(THERE.name)
+        self.wiring.connect()
+        rest_of_the_world(THERE)
         self._build_workload(HERE.workloads[0])
         filterrules.install(PLAN, HERE)
+        if self.wiring.finish:
+            self.wiring.finish()
         for name in (self.peer.name, self.workload.name):
             server = [sys.executable, workload_server.__file__, name]
             subprocess.Popen(["nsenter", f"--net={namespace.path_of(name)}", "--", *server])
         for endpoint in (self.peer, self.workload):
             wait_until(partial(_answers, endpoint), 60.0, f"the server of {endpoint.name} answers")
 
-    def _build_peer(self) -> None:
-        self._namespace(THERE.name)
-        pair = ["link", "add", UPLINK, "address", HERE.mac, "type", "veth", "peer", "name", UPLINK]
-        _ip(*pair, "address", THERE.mac, "netns", THERE.name)
-        for there, node, other in ((None, HERE, THERE), (THERE.name, THERE, HERE)):
-            _ip("address", "add", f"{node.ipv4}/24", "dev", UPLINK, there=there)
-            _ip("address", "add", f"{node.ipv6}/64", "dev", UPLINK, "nodad", there=there)
-            _ip("link", "set", UPLINK, "up", there=there)
-            _ip("route", "add", other.pods_ipv4, "via", other.ipv4, there=there)
-            _ip("route", "add", other.pods_ipv6, "via", other.ipv6, there=there)
-        # Without a default route the kernel does not answer for the workloads' gateway. Node 2 stands for it.
-        _ip("route", "add", "default", "via", THERE.ipv4)
-        _ip("address", "add", f"{FABRIC_IPV4}/32", "dev", "lo", there=THERE.name)
-        _ip("address", "add", f"{self.peer.ipv4}/32", "dev", "lo", there=THERE.name)
-        _ip("address", "add", f"{self.peer.ipv6}/128", "dev", "lo", "nodad", there=THERE.name)
-
     def _build_workload(self, workload: WorkloadPlan) -> None:
         side, there = workload.host_interface, workload.name
         self._namespace(there)
         pair = ["link", "add", side, "address", WORKLOAD_GATEWAY_MAC, "type", "veth", "peer", "name", "eth0"]
-        _ip(*pair, "address", workload.mac, "netns", there)
+        ip(*pair, "address", workload.mac, "netns", there)
         namespace.set_sysctls(
             HERE.name,
             {
@@ -88,20 +74,23 @@ class Network:
                 f"ipv6/conf/{side}/proxy_ndp": 1,
             },
         )
-        _ip("link", "set", "eth0", "up", there=there)
-        _ip("link", "set", side, "up")
-        _ip("address", "add", f"{workload.ipv4}/32", "dev", "eth0", there=there)
-        _ip("address", "add", f"{workload.ipv6}/128", "dev", "eth0", "nodad", there=there)
-        _ip("route", "add", f"{WORKLOAD_GATEWAY_IPV4}/32", "dev", "eth0", "scope", "link", there=there)
-        _ip("route", "add", "default", "via", WORKLOAD_GATEWAY_IPV4, "dev", "eth0", there=there)
-        _ip("-6", "route", "add", "default", "via", WORKLOAD_GATEWAY_IPV6, "dev", "eth0", there=there)
-        _ip("route", "add", f"{workload.ipv4}/32", "dev", side, "scope", "link")
-        _ip("-6", "route", "add", f"{workload.ipv6}/128", "dev", side)
+        ip("link", "set", "eth0", "up", there=there)
+        if self.wiring.master:
+            ip("link", "set", side, "master", self.wiring.master)
+        ip("link", "set", side, "up")
+        ip("address", "add", f"{workload.ipv4}/32", "dev", "eth0", there=there)
+        ip("address", "add", f"{workload.ipv6}/128", "dev", "eth0", "nodad", there=there)
+        ip("route", "add", f"{WORKLOAD_GATEWAY_IPV4}/32", "dev", "eth0", "scope", "link", there=there)
+        ip("route", "add", "default", "via", WORKLOAD_GATEWAY_IPV4, "dev", "eth0", there=there)
+        ip("-6", "route", "add", "default", "via", WORKLOAD_GATEWAY_IPV6, "dev", "eth0", there=there)
+        table = ["table", self.wiring.table]
+        ip("route", "add", f"{workload.ipv4}/32", "dev", side, "scope", "link", *table)
+        ip("-6", "route", "add", f"{workload.ipv6}/128", "dev", side, *table)
 
     def _namespace(self, name: str) -> None:
-        _run("ip", "netns", "add", name)
+        run("ip", "netns", "add", name)
         namespace.set_sysctls(name, _SYSCTLS)
-        _ip("link", "set", "lo", "up", there=name)
+        ip("link", "set", "lo", "up", there=name)
 
 
 def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
@@ -112,7 +101,7 @@ def peer_facts(node: NodePlan = THERE) -> dict[str, object]:
         "addresses": [node.ipv4, node.ipv6],
         "own_addresses": [node.ipv4, node.ipv6],
         "workloads": [],
-        "workload_prefixes": [],
+        "workload_prefixes": [node.pods_ipv4, node.pods_ipv6],
         "routes": [],
         "identity": {},
         "capabilities": {"supported": True},
@@ -124,13 +113,3 @@ def _answers(endpoint: Endpoint) -> bool:
         return bool(endpoint.http_get("127.0.0.1")["workload"])
     except OSError:
         return False
-
-
-def _ip(*arguments: str, there: str | None = None) -> None:
-    _run("ip", *(["-n", there] if there else []), *arguments)
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

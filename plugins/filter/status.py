@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.plugin_utils import _fleet_status, _status_page
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._status import document, page
 
 
 def fleet_status(names: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, Any]:
     """Names of nodes and all host variables -> the document."""
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return _fleet_status.fleet_status(names, hostvars, when)
+    return document.fleet_status(names, hostvars, when)
 
 
 class FilterModule:
@@ -22,6 +22,6 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "fleet_status": fleet_status,
-            "status_table": _fleet_status.status_table,
-            "status_html": _status_page.page,
+            "status_table": document.status_table,
+            "status_html": page.page,
         }

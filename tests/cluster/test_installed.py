@@ -86,6 +86,10 @@ def test_only_the_needed_folders_are_needed(installed: Path) -> None:
     command = BIN / "ansible-playbook", "-i", INVENTORY
     roll_out = run(installed, *command, "ebpf.overlay.site", "-e", '{"overlay_batches": ["100%"]}')
     assert "rolled out and confirmed; now: generation 1" in roll_out
-    assert f"{PREFIX}n2  overlaid" in run(installed, *command, "ebpf.overlay.status")
+    page = installed / "status.html"
+    assert f"{PREFIX}n2  overlaid" in run(
+        installed, *command, "ebpf.overlay.status", "-e", f"overlay_status_html={page}"
+    )
+    assert f'<th scope="row">{PREFIX}n2</th>' in page.read_text(encoding="utf-8")
     assert "2 nodes · 2 changed" in run(installed, *command, "ebpf.overlay.disable")
     assert "2 nodes · 2 changed" in run(installed, *command, "ebpf.overlay.rollback")

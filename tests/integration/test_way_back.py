@@ -189,13 +189,18 @@ def test_record_that_cannot_be_read_for_a_moment_does_not_end_the_watcher(watche
     assert not watched.store.exists()  # it went back to generation 0
 
 
-def test_record_that_nobody_can_judge_ends_the_attempt_and_not_the_watcher(watched: Watched) -> None:
-    watched.begin(None, seconds=600)
-    record = Path(watched.store.root, "attempt.json")
-    members = json.loads(record.read_text())
-    record.write_text(json.dumps({**members, "deadline": "soon"}), encoding="utf-8")
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("lost", ["{", '{"identity": "a2", "deadline": "soon"}'])
+def test_record_that_is_lost_ends_the_attempt_in_time_and_not_the_watcher(
+    watched: Watched, number: int, lost: str
+) -> None:
+    watched.begin(Generation(1, 0, model.digest_of(()), "now") if number else None, seconds=4)
+    time.sleep(2)
+    Path(watched.store.root, "attempt.json").write_text(lost, encoding="utf-8")
     watched.ended()
-    assert not watched.store.exists()
+    assert watched.store.exists() == bool(number)
+    assert (watched.store.read().confirmed, watched.store.read().attempt) == (number, None)
+    assert watched.store.trouble() is None
 
 
 def test_way_back_that_keeps_failing_ends_on_the_kernels_path_and_goes_on(sandbox: Sandbox, watched: Watched) -> None:

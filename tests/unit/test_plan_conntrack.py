@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import conntrack
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import conntrack, sysctls
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import (
     DEFAULTS,
     ESTABLISHED,
@@ -169,14 +172,27 @@ def test_whoever_forbids_it_is_told_which_sysctl_is_missing() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [None, [], {}, {"former": {}}, {"format": 2, "former": {}}, {"format": 1}, {"format": 1, "former": {"kernel.x": 1}},
-     {"format": 1, "former": {LIBERAL: "0"}}, {"format": 1, "former": {LIBERAL: True}}],
+    [None, [], {}, {"former": []}, {"format": 2, "former": {}}, {"format": True, "former": {}}, {"format": 1},
+     {"format": 1, "former": {"kernel.x": 1}}, {"format": 1, "former": {LIBERAL: "0"}},
+     {"format": 1, "former": {LIBERAL: True}}],
 )  # fmt: skip
-def test_record_that_holds_something_else_is_an_error_that_names_the_file(content: object) -> None:
-    with pytest.raises(OverlayError, match=r"/there/conntrack\.json"):
-        conntrack.checked_record("/there/conntrack.json", content)
+def test_record_that_holds_something_else_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    path = tmp_path / "conntrack.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    monkeypatch.setattr(sysctls, "RECORD", str(path))
+    with pytest.raises(OverlayError, match=f"Cannot read a record of the node: {path}. Reason: ") as told:
+        sysctls._read_record()
+    assert told.value.advice
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), st.one_of(st.none(), seconds)))
 def test_record_that_was_written_is_read(former: dict[str, int | None]) -> None:
-    assert conntrack.checked_record("x", {"format": 1, "former": former}) == former
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sysctls, "RECORD", f"{folder}/conntrack.json")
+        assert sysctls._read_record() is None
+        for content in (sysctls.RECORDS.encode(sysctls.Record(former)), json.dumps({"former": former}).encode()):
+            Path(sysctls.RECORD).write_bytes(content)
+            assert sysctls._read_record() == former

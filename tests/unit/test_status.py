@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.ebpf.overlay.plugins.plugin_utils._fleet_status import fleet_status, share_text, status_table
-from ansible_collections.ebpf.overlay.plugins.plugin_utils._status_page import page
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._status.document import (
+    fleet_status,
+    share_text,
+    status_table,
+)
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._status.page import page
 
 WHEN = "2026-01-15T10:21:07+00:00"
+DRIFT = {"kind": "extra", "object": "map peers", "wanted": None, "found": "1", "owner": None}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -198,9 +203,19 @@ def test_page_for_any_number_of_nodes(count: int) -> None:
 
 
 def test_long_drift_is_cut_and_says_so() -> None:
-    item = {"kind": "extra", "object": "map peers", "wanted": None, "found": "1", "owner": None}
-    text = "".join(read(fleet(n1=told(1, drift=[{**item, "object": f"map {number}"} for number in range(40)]))).text)
+    text = "".join(read(fleet(n1=told(1, drift=[{**DRIFT, "object": f"map {number}"} for number in range(40)]))).text)
     assert "and 28 more" in text
+
+
+def test_name_of_a_node_that_is_a_script_is_shown_and_not_run() -> None:
+    name = "<script>alert(1)</script>"
+    for count in (0, 12):  # the picture writes names in two ways
+        document = fleet(
+            **{name: told(1, drift=[{**DRIFT, "owner": name}]), **{f"n{n}": told(n) for n in range(count)}}
+        )
+        assert name in "".join(read(document).text)
+        assert "<script" not in page(document)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page(document)
 
 
 HOSTILE = st.text(st.sampled_from("<>&\"'/=abc \u202e"), min_size=1, max_size=30)

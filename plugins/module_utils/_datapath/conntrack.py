@@ -26,7 +26,6 @@ NAMES = (LIBERAL, IGNORE_INVALID_RST, *_TIMEOUTS)
 # net/netfilter/nf_conntrack_proto_tcp.c, in seconds where they are times.
 DEFAULTS = {LIBERAL: 0, IGNORE_INVALID_RST: 0, ESTABLISHED: 432_000, **dict.fromkeys(_TIMEOUTS, 300)}
 
-FORMAT = 1  # of the record
 FILE = "/etc/sysctl.d/60-ebpf-overlay.conf"
 _HEAD = """\
 # Written by ebpf.overlay, which removes it with the overlay.
@@ -181,32 +180,6 @@ def held_warning(observed: Observed, reason: str) -> str:
         f"Conntrack stays liberal ({LIBERAL} is {observed.values.get(LIBERAL)}), since connections that took the fast "
         f"path would be cut. {reason} Once these connections have ended, set the former values: sysctl -w {there}. A "
         "reboot does so too."
-    )
-
-
-def checked_record(path: str, content: object) -> Former:
-    """The former values of a record as it was read. Raises :class:`OverlayError` for anything else."""
-    reason = ""
-    former = content.get("former") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or "format" not in content:
-        reason = "it holds something else"
-    elif content["format"] != FORMAT:
-        reason = f"its format is {content['format']}, and this version knows {FORMAT}"
-    elif not isinstance(former, dict) or not all(
-        name in DEFAULTS and (value is None or type(value) is int) for name, value in former.items()
-    ):
-        reason = "its former values are no sysctls of conntrack"
-    if reason or not isinstance(former, dict):
-        raise unreadable(path, reason)
-    return former
-
-
-def unreadable(path: str, reason: object) -> OverlayError:
-    return OverlayError(
-        "read the former values of conntrack's sysctls",
-        path,
-        reason,
-        "Restore the file, or remove it: the kernel's defaults then count as the former values.",
     )
 
 

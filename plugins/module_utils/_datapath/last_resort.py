@@ -73,7 +73,7 @@ def detach() -> None:
 
 def _ours() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(interface, direction, entry) of each program of ours."""
-    for interface in read_interfaces({name: number for number, name in socket.if_nameindex()}, BPFFS):
+    for interface in read_interfaces({name: number for number, name in socket.if_nameindex()}, BPFFS, noted=False):
         for direction in DIRECTIONS:
             for entry in interface[direction]:
                 if entry["owner"] == OWNER:

@@ -13,6 +13,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import
 from . import sysctls
 from .conntrack import FlagEntries, Observed, RemoveFile, held_warning, plan_absent, plan_present
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "manage": {"type": "bool", "default": True},

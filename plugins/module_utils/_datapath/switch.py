@@ -18,6 +18,7 @@ from .layout import PIN_DIR
 from .mode import Observed, SetControl, SetUnpinned, SetZeros, Wanted, plan_mode
 from .sysctls import read_values
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "mode": {"type": "str", "choices": ["on", "confirm", "drain", "off"], "required": True},
     "lease": {"type": "float", "default": 0},

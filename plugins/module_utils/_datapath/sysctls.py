@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._core import records
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.conntrack import flag_live_entries
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.features import stable_version
 
 from .conntrack import (
+    DEFAULTS,
     ESTABLISHED,
     FILE,
-    FORMAT,
     NAMES,
     FlagEntries,
     ForgetFormer,
@@ -27,15 +29,21 @@ from .conntrack import (
     RemoveFile,
     SetSysctl,
     WriteFile,
-    checked_record,
-    unreadable,
 )
 from .control import other_layout, read_control
 from .layout import PIN_DIR, STATE_DIR
 
 RECORD = f"{STATE_DIR}/conntrack.json"
+RECORDS = records.Format(1, "Restore the file, or remove it: the kernel's defaults then count as the former values.")
 # Packets that a program has redirected already are still on their way when the mode becomes off.
 SETTLE = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Record:
+    """``conntrack.json``: the former values."""
+
+    former: Mapping[str, int | None]
 
 
 def observe() -> Observed:
@@ -74,13 +82,13 @@ def apply(operation: Any) -> int:
     if isinstance(operation, SetSysctl):
         _set(operation)
     elif isinstance(operation, RecordFormer):
-        _record(operation.former)
+        _write(RECORD, RECORDS.encode(Record(operation.former)), 0o600)
     elif isinstance(operation, WriteFile):
-        _write_whole(FILE, operation.text, 0o644)
+        _write(FILE, operation.text.encode("utf-8"), 0o644)
     elif isinstance(operation, RemoveFile):
         _remove(FILE)
     elif isinstance(operation, ForgetFormer):
-        _remove(f"{FILE}.new")  # what a crash left of it
+        _remove(f"{FILE}{records.NEW}")  # what a crash left of it
         _remove(RECORD)
         with contextlib.suppress(OSError):  # generations are kept there too
             os.rmdir(STATE_DIR)
@@ -116,50 +124,20 @@ def _read_file() -> str | None:
 
 
 def _read_record() -> Former | None:
-    try:
-        with open(RECORD, encoding="utf-8") as stream:
-            content = json.load(stream)
-    except FileNotFoundError:
+    record = RECORDS.read(Record, RECORD)
+    if record is None:
         return None
-    except (OSError, ValueError) as error:
-        raise unreadable(RECORD, error) from error
-    return checked_record(RECORD, content)
+    if not all(name in DEFAULTS and (value is None or type(value) is int) for name, value in record.former.items()):
+        raise RECORDS.damaged(RECORD, "its former values are no sysctls of conntrack")
+    return record.former
 
 
-def _record(former: Former) -> None:
-    with contextlib.suppress(OSError):  # the write tells
-        os.makedirs(STATE_DIR, mode=0o700, exist_ok=True)
-    _write_whole(RECORD, json.dumps({"format": FORMAT, "former": dict(former)}, sort_keys=True) + "\n", 0o600)
-
-
-def _write_whole(path: str, text: str, mode: int) -> None:
-    """The file is the new or the old one, whenever the power goes."""
-    temporary = f"{path}.new"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, mode), "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-        _sync_folder(path)
-    except OSError as error:
-        raise OverlayError("write a file", path, error, "Look at the disk's space and rights.") from error
+def _write(path: str, content: bytes, mode: int) -> None:
+    with records.told("write a file", path):
+        os.makedirs(os.path.dirname(path), mode=0o755 if mode & 0o077 else 0o700, exist_ok=True)
+        records.write(path, content, mode)
 
 
 def _remove(path: str) -> None:
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        _sync_folder(path)
-    except OSError as error:
-        raise OverlayError("remove a file", path, error, "Look at the disk's rights.") from error
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with records.told("remove a file", path):
+        records.remove(path)

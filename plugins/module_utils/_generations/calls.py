@@ -27,7 +27,11 @@ from .model import Call
 
 @dataclass(frozen=True)
 class Kind:
-    """What a module is made of: its argument specification, and what it does."""
+    """What a module is made of: its argument specification, and what it does.
+
+    The specification is a format on disk: newer code takes calls from the record of a generation that an earlier
+    release wrote. Later releases may add options that have a default.
+    """
 
     spec: Mapping[str, Any]
     ensure: Callable[[Params, bool, Warn], dict[str, Any]]

@@ -16,6 +16,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "packages": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["present"], "default": "present"},

@@ -22,28 +22,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import STATE_DIR
-
-from .model import (
-    Attempt,
-    Generation,
-    History,
-    digest_of,
-    kept,
-)
-from .records import (
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import (
     DamagedRecordError,
-    encode,
-    format_of,
+    Format,
     is_full,
-    read_record,
+    is_there,
     remove,
     sync_folder,
     told,
+    unreadable,
     write,
 )
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import STATE_DIR
+
+from .model import FORMAT, Attempt, Generation, History, digest_of, kept
 
 MANIFEST, RUNTIME = "manifest.json", "runtime.zip"
+RECORDS = Format(FORMAT, "site.yml makes a new one, and rollback.yml with overlay_rollback_to=0 takes the overlay off.")
 SPARE = 16384  # bytes: two blocks and more for each of the small records
 
 
@@ -94,13 +89,13 @@ class Store:
         """``mending``: a record whose content is lost counts as not there, for whoever makes all of it anew."""
         confirmed, attempt = _Confirmed(), None
         with _ignored(mending):
-            confirmed = read_record(_Confirmed, self._confirmed) or confirmed
+            confirmed = RECORDS.read(_Confirmed, self._confirmed) or confirmed
         with _ignored(mending):
             attempt = self.attempt()
         folders = {
             int(name): os.path.join(self._generations, name) for name in _list(self._generations) if name.isdigit()
         }
-        if attempt and os.path.exists(self._of(attempt, MANIFEST)):
+        if attempt and is_there(self._of(attempt, MANIFEST)):
             folders[attempt.number] = os.path.dirname(self._of(attempt, MANIFEST))
         generations, damaged = {}, {}
         for number, folder in sorted(folders.items()):
@@ -115,14 +110,14 @@ class Store:
 
     def attempt(self) -> Attempt | None:
         """The roll-out that nobody has confirmed yet. This reads one small file."""
-        return read_record(Attempt, self._attempt)
+        return RECORDS.read(Attempt, self._attempt)
 
     def switched_off(self) -> bool:
         """Whether the node stays off whatever is rolled out. That the file is there is enough."""
-        return os.path.lexists(self._switched_off)
+        return is_there(self._switched_off)
 
     def trouble(self) -> Trouble | None:
-        return read_record(Trouble, self._trouble)
+        return RECORDS.read(Trouble, self._trouble)
 
     def runtime(self, number: int) -> str:
         """Where the code lies that made the confirmed generation ``number``."""
@@ -131,15 +126,19 @@ class Store:
     def runtime_of(self, attempt: Attempt) -> str:
         """Where the code of an attempt lies; release 1.0.0 kept it where that of a confirmed generation is."""
         path = self._of(attempt, RUNTIME)
-        return path if os.path.exists(path) else self.runtime(attempt.number)
+        return path if is_there(path) else self.runtime(attempt.number)
 
     def present_runtime(self, history: History) -> str:
         """Where the code lies that made what is on the node now."""
         return self.runtime_of(history.attempt) if history.attempt else self.runtime(history.confirmed)
 
     def exists(self) -> bool:
-        """Whether anything is there, or was left by a crash."""
-        return os.path.isdir(self.root) or os.path.isdir(self._gone)
+        """Whether anything is there, or was left by a crash. What cannot be told counts as there, since it is taken
+        off by whoever asks."""
+        try:
+            return is_there(self.root) or is_there(self._gone)
+        except OverlayError:
+            return True
 
     # --- write --------------------------------------------------------------------------------------------------------
 
@@ -155,12 +154,12 @@ class Store:
             shutil.rmtree(self._gone, ignore_errors=True)
             for folder in (self._generations, self._attempts):
                 os.makedirs(folder, mode=0o700, exist_ok=True)
-            if not os.path.exists(self._spare):
+            if not is_there(self._spare):
                 write(self._spare, os.urandom(SPARE))
             former = self._readable_attempt()
             self._add(attempt, generation, runtime)
             arm()
-            write(self._attempt, encode(attempt))
+            write(self._attempt, RECORDS.encode(attempt))
             self._discard_folders(attempt, former)
             if former and former.number != attempt.number:
                 self._discard_number(former)
@@ -173,8 +172,8 @@ class Store:
             if attempt and attempt.number == number:
                 self._adopt(attempt)
             # A generation of release 1.0.0 can be gone on with by that release.
-            first = format_of(os.path.join(self._generations, str(number), MANIFEST)) == 1
-            self._write(self._confirmed, encode(_Confirmed(number, by, left), first))
+            first = RECORDS.of(os.path.join(self._generations, str(number), MANIFEST)) == 1
+            self._write(self._confirmed, RECORDS.encode(_Confirmed(number, by, left), first))
             remove(self._attempt)
             remove(self._trouble)
             self._discard_folders()
@@ -204,7 +203,7 @@ class Store:
         """From now on the node stays off whatever is rolled out."""
         with told("record that the node is switched off", self._switched_off):
             try:
-                self._write(self._switched_off, encode(SwitchedOff(when)))
+                self._write(self._switched_off, RECORDS.encode(SwitchedOff(when)))
             except OSError as error:
                 if not is_full(error):
                     raise
@@ -216,7 +215,7 @@ class Store:
 
     def tell(self, trouble: Trouble) -> None:
         with told("record what the way back could not do", self._trouble):
-            self._write(self._trouble, encode(trouble))
+            self._write(self._trouble, RECORDS.encode(trouble))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -227,7 +226,7 @@ class Store:
         try:
             write(path, content)
         except OSError as error:
-            if not is_full(error) or not os.path.exists(self._spare):
+            if not is_full(error) or not is_there(self._spare):
                 raise
             remove(self._spare)
             write(path, content)
@@ -247,7 +246,7 @@ class Store:
             os.mkdir(new, 0o700)
             write(os.path.join(new, RUNTIME), runtime)
             if generation:
-                write(os.path.join(new, MANIFEST), encode(generation))
+                write(os.path.join(new, MANIFEST), RECORDS.encode(generation))
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
@@ -258,14 +257,14 @@ class Store:
         """What the attempt brought becomes that of its generation. The attempt keeps it too, until it is discarded."""
         folder, new = (os.path.join(self._generations, f"{attempt.number}{end}") for end in ("", ".new"))
         shutil.rmtree(new, ignore_errors=True)
-        if os.path.exists(self._of(attempt, MANIFEST)):
+        if is_there(self._of(attempt, MANIFEST)):
             os.mkdir(new, 0o700)
             for name in (RUNTIME, MANIFEST):
                 os.link(self._of(attempt, name), os.path.join(new, name))
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(new, folder)
             sync_folder(self._generations)
-        elif os.path.exists(self._of(attempt, RUNTIME)):
+        elif is_there(self._of(attempt, RUNTIME)):
             os.link(self._of(attempt, RUNTIME), new)
             os.rename(new, os.path.join(folder, RUNTIME))
             sync_folder(folder)
@@ -279,7 +278,7 @@ class Store:
     def _discard_number(self, attempt: Attempt) -> None:
         """Among the generations: release 1.0.0 kept it there, and a confirmation that broke off leaves it."""
         try:
-            confirmed = read_record(_Confirmed, self._confirmed) or _Confirmed()
+            confirmed = RECORDS.read(_Confirmed, self._confirmed) or _Confirmed()
         except OverlayError:  # better too much on the disk than too little
             return
         if attempt.number not in (confirmed.number, attempt.former):
@@ -296,12 +295,12 @@ def _ignored(damage: bool) -> Iterator[None]:
 
 
 def _manifest(path: str) -> Generation | None:
-    generation = read_record(Generation, path)
+    generation = RECORDS.read(Generation, path)
     if generation is None:
         return None
     generation = replace(generation, calls=tuple(generation.calls))
     if generation.digest != digest_of(generation.calls):
-        raise DamagedRecordError("read a record of the node", path, "its calls do not fit its digest", "")
+        raise RECORDS.damaged(path, "its calls do not fit its digest")
     return generation
 
 
@@ -311,4 +310,4 @@ def _list(folder: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise OverlayError("read the node's records", folder, error, "Look at the disk.") from error
+        raise unreadable(folder, error) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 
-from .model import Generation
+from .model import FORMAT, Generation
 from .watchdog import python
 
 FORMAT_FILE = "format"  # in the archive: what the program can be asked
@@ -91,15 +91,23 @@ class StoredRuntime:
 
     @property
     def format(self) -> int:
-        """What the program can be asked; 1 for release 1.0.0. Raises :class:`OverlayError`."""
+        """What the program can be asked; 1 for release 1.0.0. Raises :class:`OverlayError`, also for one that this
+        code cannot ask."""
         try:
             with zipfile.ZipFile(self.path) as archive:
-                return int(archive.read(FORMAT_FILE)) if FORMAT_FILE in archive.namelist() else 1
+                found = int(archive.read(FORMAT_FILE)) if FORMAT_FILE in archive.namelist() else 1
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise OverlayError(
                 "read the code that is kept with a generation", self.path, error,
                 "Set overlay_rollback_to to 0 to take the overlay off, then run site.yml.",
             ) from error  # fmt: skip
+        if found > FORMAT:
+            raise OverlayError(
+                "read the code that is kept with a generation", self.path,
+                f"its format is {found}, and this release knows those up to {FORMAT}",
+                "Use the release of the collection that wrote it.",
+            )  # fmt: skip
+        return found
 
     def leave(self, drain_timeout: float, remove: bool, kept: Sequence[str] = ()) -> list[str]:
         """Switch off, and undo what calls leave. ``remove``: everything. ``kept``: see :func:`.model.undo`.

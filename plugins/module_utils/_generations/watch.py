@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import syslog
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import DamagedRecordError
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import last_resort
 
-from .model import Attempt
+from .model import Attempt, History
 from .store import Store, Trouble
 from .watchdog import START_TIMEOUT, ready
 from .way_back import LOCK, go_back, overdue, was_on
@@ -47,6 +49,10 @@ class _Watcher:
         """Whether there is nothing left to watch."""
         try:
             attempt = self.store.attempt()
+        except DamagedRecordError:
+            # What it said before holds; where nobody has read that, nobody can confirm it either.
+            over = _over(self.known) if self.known else time.monotonic() - self.began > START_TIMEOUT
+            return over and self._go_back()
         except Exception as error:  # a disk that fails for a moment, a record of a later release
             if self.known and _over(self.known):
                 self.tries += 1
@@ -62,8 +68,8 @@ class _Watcher:
         self.tries += 1
         try:
             with one_run(path=LOCK):
-                history = self.store.read()
-                if not history.attempt or history.attempt.identity != self.identity:
+                history = self._history()
+                if history is None:
                     return True
                 # Asked before the first try, which switches off.
                 self.on = was_on(self.store, history) if self.on is None else self.on
@@ -72,6 +78,16 @@ class _Watcher:
             self._failed(error)
             return False
         return True
+
+    def _history(self) -> History | None:
+        """None where the attempt is over. A record of it whose content is lost says what it said before."""
+        try:
+            attempt = self.store.attempt()
+            if not attempt or attempt.identity != self.identity:
+                return None
+        except DamagedRecordError:
+            attempt = self.known
+        return replace(self.store.read(mending=True), attempt=attempt)
 
     def _failed(self, error: Exception) -> None:
         """The kernel's path is left to the node in any case, and the node is told why."""

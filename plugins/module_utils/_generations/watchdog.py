@@ -10,8 +10,7 @@ import subprocess
 import sys
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-
-from .records import sync_folder, write
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import sync_folder, write
 
 UNIT = "ebpf-overlay-way-back"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}.service"

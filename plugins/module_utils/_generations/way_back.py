@@ -193,7 +193,8 @@ def restore(store: Store, destination: Destination) -> list[str]:
     Returns what the modules warned of.
     """
     number = destination.number
-    history = known_history(store, tolerant=number == 0)
+    # A record whose content is lost is made anew at the end.
+    history = store.read(mending=True) if number else known_history(store, tolerant=True)
     record = model.record_of(history, number) if number else None
     entered = StoredRuntime(store.runtime(number), record)
     if number:

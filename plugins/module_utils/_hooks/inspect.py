@@ -42,11 +42,15 @@ class Loaded:
     codes: Values
 
 
-def read_interfaces(interfaces: dict[str, int], bpffs: str) -> list[dict[str, Any]]:
-    """One dictionary for each of ``interfaces``, by name. Raises :class:`OSError`."""
+def read_interfaces(interfaces: dict[str, int], bpffs: str, noted: bool = True) -> list[dict[str, Any]]:
+    """One dictionary for each of ``interfaces``, by name. ``noted``: whether to look which qdiscs are ours.
+
+    Raises :class:`OSError`, and :class:`OverlayError` for a record that cannot be read.
+    """
     programs = Programs()
     owners = _link_owners(bpffs)
-    recorded = {ifindex for ifindex, name in qdisc_records.records() if interfaces.get(name) == ifindex}
+    records = qdisc_records.records() if noted else ()
+    recorded = {ifindex for ifindex, name in records if interfaces.get(name) == ifindex}
     tcx = _tcx.supported()
     answer = []
     with Dumper() as dumper:

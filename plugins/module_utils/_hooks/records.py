@@ -3,14 +3,20 @@
 
 One empty file for each qdisc; all that is known is in its name, so that making it is one atomic step:
 ``/run/ebpf-overlay/clsact-BOOT-NAMESPACE-IFINDEX-INTERFACE``. A record is made before its qdisc and removed after it.
+
+The first word is the format: ``clsact`` is format 1, ``clsact2`` would be the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import struct
+
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import unreadable
 
 DIRECTORY = "/run/ebpf-overlay"
 SO_NETNS_COOKIE = 71
@@ -25,14 +31,21 @@ def namespace_key() -> str:
 
 
 def records(directory: str = DIRECTORY) -> frozenset[tuple[int, str]]:
-    """(ifindex, interface) of the qdiscs noted in this network namespace since this boot."""
+    """(ifindex, interface) of the qdiscs noted in this network namespace since this boot.
+
+    Raises :class:`OverlayError` where that cannot be told.
+    """
     prefix = _prefix()
     found = set()
     for name in _listed(directory):
-        if name.startswith(prefix):
-            ifindex, _dash, interface = name[len(prefix) :].partition("-")
-            if ifindex.isdigit():
-                found.add((int(ifindex), interface))
+        ifindex, _dash, interface = name[len(prefix) :].partition("-") if name.startswith(prefix) else ("", "", "")
+        if ifindex.isdigit() and interface:
+            found.add((int(ifindex), interface))
+        elif name.startswith(prefix) or re.match(r"clsact\d", name):
+            raise OverlayError(
+                "read which qdiscs are ours", os.path.join(directory, name), "this release does not know its format",
+                "Use the release of the collection that wrote it; a reboot removes it.",
+            )  # fmt: skip
     return frozenset(found)
 
 
@@ -69,3 +82,5 @@ def _listed(directory: str) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise unreadable(directory, error) from error

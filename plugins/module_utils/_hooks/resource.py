@@ -17,6 +17,7 @@ from .records import namespace_key
 from .state import LAST, Observed, Program
 from .wish import Attachment, Wish
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "attachments": {
         "type": "list",

@@ -21,6 +21,7 @@ from .plan import UNKNOWN, plan_map
 Schemas = tuple[Any, Any]
 """Of the key and the value; None for one that nobody knows."""
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "map": {"type": "path", "required": True},
     "key": {"type": "raw", "no_log": False},

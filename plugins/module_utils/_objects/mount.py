@@ -14,6 +14,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Pla
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "path": {"type": "path", "default": "/sys/fs/bpf"},
     "state": {"type": "str", "choices": ["mounted", "unmounted"], "default": "mounted"},

@@ -18,6 +18,7 @@ from . import compiler, headers, pins, source
 from .plan import decide_maps, intact, plan_object
 from .state import Desired, Observed
 
+# Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
     "src": {"type": "path"},
     "remote_src": {"type": "bool", "default": False},

@@ -73,6 +73,8 @@ class Record:
     """What a build made, by name with the kernel's ids, which are unique as long as the kernel runs and the pins live.
 
     Tags would not do: programs that differ only in which map they use have the same one.
+
+    This is format 1, which has no number, so that all releases read it. Another one would begin with ``format=``.
     """
 
     digest: str
@@ -168,7 +170,15 @@ class Observed:
         entry = (self.entries or {}).get(link)
         if entry is None:
             return None
-        record = Record.decode(entry.target or "") if isinstance(entry, OtherEntry) else None
+        target = entry.target or "" if isinstance(entry, OtherEntry) else ""
+        if newer := re.match(r"format=(\d+)", target):
+            raise OverlayError(
+                "read the build record",
+                f"{self.folder}/{link}",
+                f"its format is {newer[1]}, and this release knows those up to 1",
+                "Use the release of the collection that wrote it.",
+            )
+        record = Record.decode(target)
         if record is None:
             raise OverlayError(
                 "read the build record",

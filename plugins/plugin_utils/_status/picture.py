@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.plugin_utils._fleet_status import ELSEWHERE, share_text
+from .document import ELSEWHERE, share_text
 
 # From this number of nodes on, names are written outwards and workloads are counted.
 DENSE = 13

@@ -25,8 +25,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._maps.plan import (
 tables = st.dictionaries(st.integers(0, 15).map(lambda n: struct.pack("=I", n)), st.binary(min_size=2, max_size=2))
 
 
-def show(key: bytes, value: bytes) -> str:
-    return f"{key.hex()} -> {value.hex()}"
+def show(key: bytes, value: bytes) -> tuple[str, str]:
+    return key.hex(), value.hex()
 
 
 class KernelMap:

@@ -61,8 +61,13 @@ def converge(resource: Resource, check: bool, warn: Warn) -> Plan:
 
 
 def told(planned: Plan) -> dict[str, Any]:
-    """The return values that all modules have, and those of the plan."""
-    return {"changed": bool(planned.operations), "diff": planned.diff, **planned.result}
+    """The return values that all modules have, and those of the plan; and for programs its ``changes``."""
+    return {
+        "changed": bool(planned.operations),
+        "diff": planned.diff,
+        **planned.result,
+        "changes": planned.changes,
+    }
 
 
 def with_defaults(spec: Mapping[str, Any], given: Params) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def run(module: AnsibleModule, main: Callable[[], dict[str, Any]]) -> None:
         result = main()
     except OverlayError as error:
         module.fail_json(msg=str(error), error=error.parts())
+    result.pop("changes", None)  # people read the diff
     module.exit_json(**result)
 
 

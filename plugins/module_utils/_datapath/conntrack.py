@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 
 _TCP = "net.netfilter.nf_conntrack_tcp_"
 LIBERAL = f"{_TCP}be_liberal"
@@ -190,8 +190,7 @@ def _writes(before: Observed, after: Observed) -> tuple[SetSysctl, ...]:
 def _plan(before: Observed, after: Observed, operations: tuple[object, ...] = (), unmet: tuple[str, ...] = ()) -> Plan:
     return Plan(
         operations,
-        before=_text(before),
-        after=_text(after),
+        changes=compare(_items(before), _items(after)),
         unmet=unmet,
         result={
             "loaded": before.loaded,
@@ -203,10 +202,16 @@ def _plan(before: Observed, after: Observed, operations: tuple[object, ...] = ()
     )
 
 
-def _text(observed: Observed) -> str:
-    lines = [f"{name} = {observed.values[name]}" for name in NAMES if name in observed.values]
-    lines += [f"{FILE}: {line}" for line in (observed.file or "").splitlines() if not line.startswith("#")]
+def _items(observed: Observed) -> list[Item]:
+    items = [_item("sysctl", name, observed.values[name]) for name in NAMES if name in observed.values]
+    for line in (observed.file or "").splitlines():
+        if not line.startswith("#"):
+            name, equals, value = line.partition(" = ")
+            items.append(Item("file", f"{FILE}: {name}", value, f"{FILE}: {name}{equals}"))
     record = observed.record or {}
     told = {name: "not there" if value is None else value for name, value in record.items()}
-    lines += [f"former {name} = {told[name]}" for name in NAMES if name in told]
-    return "".join(f"{line}\n" for line in lines)
+    return items + [_item("former value", f"former {name}", told[name]) for name in NAMES if name in told]
+
+
+def _item(kind: str, name: str, value: object) -> Item:
+    return Item(kind, name, str(value), f"{name} = ")

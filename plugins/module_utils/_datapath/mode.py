@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Change, Plan
 
 NANOSECONDS = 1_000_000_000
 
@@ -146,15 +146,14 @@ def _entry(observed: Observed, after: Control) -> tuple[SetControl, ...]:
 
 def _plan_other_layout(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     """Its flows are known to its own release alone; a generation's own code switches it off without cutting them."""
-    before = _text("of another release", 0) if observed.other_layout else _text("off", 0)
+    before = _text("of another release" if observed.other_layout else "off")
     if wanted.mode in ("off", "drain"):
         operations = (SetZeros(),) if observed.other_layout else ()
-        return Plan(operations, before, _text("off", 0), result=_result(Control()))
+        return Plan(operations, _changes(before, _text("off")), result=_result(Control()))
     after = Control("on", 0, 1, wanted.generation or 0, observed.second)
     return Plan(
         operations=(SetControl(after, wanted.lease),),
-        before=before,
-        after=_text("on", wanted.lease if wanted.mode == "on" else 0),
+        changes=_changes(before, _text("on", wanted.lease if wanted.mode == "on" else 0)),
         unmet=(f"The datapath in {pin} is of another release: load this one's first (ebpf.overlay.bpf_object).",),
         result=_result(after),
     )
@@ -166,8 +165,7 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
         running = [control for control in observed.unpinned.values() if control.effective(observed.now) != "off"]
         return Plan(
             operations=tuple(SetUnpinned(*item) for item in off.items() if observed.unpinned[item[0]] != item[1]),
-            before=_text(running[0].effective(observed.now) if running else "off", 0),
-            after=_text("off", 0),
+            changes=_changes(_text(running[0].effective(observed.now) if running else "off"), _text("off")),
             warnings=(
                 (f"The pins in {pin} are gone, but filters of the overlay still run; it was found through them. "
                  "Run site.yml or rollback.yml to put the node in order.",)
@@ -178,8 +176,7 @@ def _plan_unloaded(wanted: Wanted, observed: Observed, pin: str) -> Plan:
     after = Control("on", 0, 1, wanted.generation or 0, observed.second)
     return Plan(
         operations=(SetControl(after, wanted.lease),),
-        before=_text("off", 0),
-        after=_text("on", wanted.lease if wanted.mode == "on" else 0),
+        changes=_changes(_text("off"), _text("on", wanted.lease if wanted.mode == "on" else 0)),
         unmet=(
             f"No datapath is loaded: {pin} is not there. Load it with ebpf.overlay.bpf_object first.",
             *([observed.refusal] if observed.refusal and wanted.mode == "on" else []),
@@ -195,8 +192,7 @@ def _plan(observed: Observed, operations: tuple[object, ...], unmet: tuple[str, 
     after, lease = (writes[-1].control, writes[-1].lease) if writes else (before, left)
     return Plan(
         operations=operations,
-        before=_text(before.effective(observed.now), left),
-        after=_text(after.effective(observed.now), lease),
+        changes=_changes(_text(before.effective(observed.now), left), _text(after.effective(observed.now), lease)),
         unmet=unmet,
         result=_result(after),
     )
@@ -206,5 +202,9 @@ def _result(control: Control) -> dict[str, object]:
     return {"mode": control.mode, "epoch": control.epoch, "generation": control.generation}
 
 
-def _text(mode: str, lease: float) -> str:
-    return f"mode {mode}{f', unless confirmed within {lease:.0f} s' if lease else ''}\n"
+def _changes(before: str, after: str) -> tuple[Change, ...]:
+    return (Change("mode", "mode", before, after),)
+
+
+def _text(mode: str, lease: float = 0) -> str:
+    return f"mode {mode}{f', unless confirmed within {lease:.0f} s' if lease else ''}"

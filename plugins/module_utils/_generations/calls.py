@@ -7,7 +7,7 @@ Not imported by any module: only the program that is kept with a generation make
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Callable
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -51,8 +51,11 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def perform(call: Call, check: bool) -> dict[str, Any]:
-    """Do what the module would do, on the same terms. Returns its result: ``failed`` and ``msg`` where it failed."""
+def perform(call: Call, check: bool, detailed: bool = False) -> dict[str, Any]:
+    """Do what the module would do, on the same terms. Returns its result: ``failed`` and ``msg`` where it failed.
+
+    ``detailed``: with its ``changes``, those that differ, as data.
+    """
     kind, warnings = KINDS.get(call["module"]), list[str]()
     if kind is None:
         return {"failed": True, "msg": f"{call['module']} is no call that this release knows; it knows {sorted(KINDS)}"}
@@ -65,4 +68,6 @@ def perform(call: Call, check: bool) -> dict[str, Any]:
         return {"failed": True, "msg": str(error), "error": error.parts()}
     except Exception as error:  # the other calls tell their part all the same
         return {"failed": True, "msg": f"{call['module']}: {error!r}"}
-    return {**result, "warnings": warnings}
+    changes = result.pop("changes", ())
+    told = {"changes": [asdict(change) for change in changes if change.differs]} if detailed else {}
+    return {**result, **told, "warnings": warnings}

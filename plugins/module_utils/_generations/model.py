@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.topology import place_devices
 
@@ -247,9 +248,12 @@ def _adapt_entry(name: str, entry: Mapping[str, Any], moved: Mapping[int, int | 
     return None if ifindex is None else {**entry, "value": {**value, "ifindex": ifindex}}
 
 
-def describe(history: History, number: int) -> str:
-    """One line for people."""
+def told(text: str) -> Item:
+    return Item("generation", "generation", text)
+
+
+def describe(history: History, number: int) -> Item:
     if number == 0:
-        return "generation 0 (no overlay)\n"
+        return told("generation 0 (no overlay)")
     generation = history.generations.get(number)
-    return f"generation {number}{f' ({generation.digest[:12]})' if generation else ''}\n"
+    return told(f"generation {number}{f' ({generation.digest[:12]})' if generation else ''}")

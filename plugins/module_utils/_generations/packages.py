@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Change, Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 
 # Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
@@ -154,8 +154,10 @@ def plan_packages(wanted: list[str], installed: set[str]) -> Plan:
     missing = tuple(name for name in names if name not in installed)
     return Plan(
         operations=(Install(missing),) if missing else (),
-        before="".join(f"{name} {'absent' if name in missing else 'installed'}\n" for name in names),
-        after="".join(f"{name} installed\n" for name in names),
+        changes=tuple(
+            Change("package", f"package {name}", "absent" if name in missing else "installed", "installed", f"{name} ")
+            for name in names
+        ),
         result={"installed": list(missing), "present": [name for name in names if name not in missing]},
     )
 

@@ -38,7 +38,7 @@ def read(compare: bool) -> dict[str, Any]:
     if compare and history.confirmed in history.generations:
         generation = history.generations[history.confirmed]
         stored = StoredRuntime(store.runtime(history.confirmed), generation)
-        differences = list(stored.rehearse("off" if history.switched_off else "on"))
+        differences = list(stored.rehearse("off" if history.switched_off else "on", detailed=True))
         calls = calls_to(history, history.confirmed, interfaces())
         wanted = [
             {**{key: arguments[key] for key in ("priority",) if key in arguments}, **item}
@@ -46,6 +46,9 @@ def read(compare: bool) -> dict[str, Any]:
             for item in arguments.get("attachments", ())
         ]
         drift = find_drift(differences, wanted, hooks())
+        differences = [
+            {name: difference[name] for name in difference if name != "changes"} for difference in differences
+        ]
     elif compare and history.confirmed:
         lost = history.damaged.get(history.confirmed, "")
         differences = [

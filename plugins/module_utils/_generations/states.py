@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control, write_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
@@ -101,6 +101,14 @@ def _told(history: History, number: int, seen: Observed, **more: Any) -> dict[st
     }
 
 
+_OFF = Item("generation", "switched off", "switched off")
+
+
+def _call(difference: Mapping[str, Any]) -> Item:
+    name = f"{difference['module']} {difference['target']}"
+    return Item("call", name, f"{name}: {difference['reason']}")
+
+
 class Begun:
     """``state: begun``."""
 
@@ -156,12 +164,12 @@ class Begun:
         attempt = Attempt(
             self.identity, number, history.confirmed, deadline, boot, seen.was_on, seen.lease, self.enable, leave
         )
-        before = model.describe(history, history.confirmed)
-        emptied = "".join(f"map {name}: its layout differs, it starts empty\n" for name in seen.replaced)
+        present = model.describe(history, history.confirmed)
+        emptied = [Item("map", name, f"map {name}: its layout differs, it starts empty") for name in seen.replaced]
+        begun_as = [model.told(f"generation {number} ({self.digest[:12]})"), *emptied]
         return Plan(
             operations=(BeginAttempt(attempt),) if wanted else (),
-            before=before,
-            after=f"generation {number} ({self.digest[:12]})\n{emptied}" if wanted else before,
+            changes=compare([present], begun_as if wanted else [present]),
             warnings=tuple(
                 f"The record of generation {damaged} cannot be read: {reason}."
                 for damaged, reason in history.damaged.items()
@@ -238,10 +246,10 @@ class Confirmed:
             "overlay_apply_timeout), or another run began a new one."
         )
         enabled = bool(history.attempt and history.attempt.enable)
+        confirmed = f"generation {self.number}, confirmed"
         return Plan(
             operations=() if done else (ConfirmAttempt(self.number),),
-            before=model.describe(history, history.confirmed),
-            after=f"generation {self.number}, confirmed\n",
+            changes=compare([model.describe(history, history.confirmed)], [model.told(confirmed)]),
             unmet=() if done or awaited else (unmet,),
             result=_told(
                 history,
@@ -303,8 +311,7 @@ class SwitchedOff:
         off = seen.leftovers or history.switched_off
         return Plan(
             operations=(RecordSwitchedOff(),) if wanted else (),
-            before="switched off\n" if history.switched_off else "",
-            after="switched off\n" if off else "",
+            changes=compare([_OFF] if history.switched_off else [], [_OFF] if off else []),
             result=_told(history, history.confirmed, seen, switched_off=off),
         )
 
@@ -375,9 +382,10 @@ class Restored:
         wanted = not self.foreign and (not there or enabled or bool(seen.differences))
         return Plan(
             operations=(RestoreGeneration(self.destination),) if wanted else (),
-            before=model.describe(history, history.confirmed)
-            + "".join(f"{d['module']} {d['target']}: {d['reason']}\n" for d in seen.differences),
-            after=model.describe(history, self.number),
+            changes=compare(
+                [model.describe(history, history.confirmed), *map(_call, seen.differences)],
+                [model.describe(history, self.number)],
+            ),
             result=_told(
                 history,
                 self.number,

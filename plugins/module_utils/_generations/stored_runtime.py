@@ -123,9 +123,9 @@ class StoredRuntime:
         """
         return list(self._ask("make", mode=mode).get("warnings", ()))
 
-    def rehearse(self, mode: str | None) -> tuple[dict[str, Any], ...]:
-        """What :meth:`make` would change."""
-        return tuple(self._ask("rehearse", mode=mode)["differences"])
+    def rehearse(self, mode: str | None, detailed: bool = False) -> tuple[dict[str, Any], ...]:
+        """What :meth:`make` would change. ``detailed``: object by object, where that code can tell."""
+        return tuple(self._ask("rehearse", mode=mode, detailed=detailed)["differences"])
 
     def _ask(self, command: str, **given: Any) -> dict[str, Any]:
         program = [python(), self.path] if self.format > 1 else [python(), "-c", _FIRST_RELEASE, self.path]

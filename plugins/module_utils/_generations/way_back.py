@@ -76,9 +76,9 @@ def _result(call: Call, text: str) -> dict[str, Any]:
     return result
 
 
-def _perform(call: Call, check: bool) -> dict[str, Any]:
+def _perform(call: Call, check: bool, detailed: bool = False) -> dict[str, Any]:
     # By name, since the modules that look at a generation need not bring along what makes one.
-    result: dict[str, Any] = importlib.import_module(CALLS).perform(call, check)
+    result: dict[str, Any] = importlib.import_module(CALLS).perform(call, check, detailed)
     return result
 
 
@@ -87,13 +87,13 @@ def interfaces() -> dict[str, int]:
     return {name: ifindex for ifindex, name in socket.if_nameindex()}
 
 
-def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
+def rehearse(calls: Iterable[Call], detailed: bool = False) -> list[dict[str, Any]]:
     """What these calls would change: ``module``, ``target`` and ``reason`` of each that would, or cannot tell.
 
-    One child for all of them, since nothing is written: a child for each takes longer than its work. Raises
-    :class:`OverlayError`.
+    ``detailed``: and ``changes``, every object that differs. One child for all of them, since nothing is written: a
+    child for each takes longer than its work. Raises :class:`OverlayError`.
     """
-    text = _in_child(lambda: json.dumps([found for call in calls for found in _difference(call)]))
+    text = _in_child(lambda: json.dumps([found for call in calls for found in _difference(call, detailed)]))
     try:
         found: list[dict[str, Any]] = json.loads(text)
     except ValueError as error:
@@ -106,8 +106,8 @@ def rehearse(calls: Iterable[Call]) -> list[dict[str, Any]]:
     return found
 
 
-def _difference(call: Call) -> Iterator[dict[str, Any]]:
-    result = _perform(call, check=True)
+def _difference(call: Call, detailed: bool) -> Iterator[dict[str, Any]]:
+    result = _perform(call, True, detailed)
     if result.get("failed") or result.get("changed"):
         arguments = call["arguments"]
         # Maps that are pinned and would start with no entries, since their layout differs.
@@ -118,6 +118,7 @@ def _difference(call: Call) -> Iterator[dict[str, Any]]:
             "reason": result.get("msg") if result.get("failed") else "differs",
             "diff": result.get("diff"),
             **({"replaced": [told["name"] for told in maps]} if maps else {}),
+            **({"changes": result.get("changes", [])} if detailed else {}),
         }
 
 
@@ -320,7 +321,8 @@ def main(arguments: list[str]) -> int:
     answer: dict[str, Any] = {}
     try:
         if command == "rehearse":
-            answer["differences"] = rehearse(calls_of(json.load(sys.stdin)))
+            given = json.load(sys.stdin)
+            answer["differences"] = rehearse(calls_of(given), given.get("detailed", False))
         elif command == "make":
             answer["warnings"] = _make(calls_of(json.load(sys.stdin)))
         elif command == "leave":

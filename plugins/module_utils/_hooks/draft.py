@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A filter plan in the making: the operations so far, the state that they lead to, and that state in text. Pure."""
+"""A filter plan in the making: the operations so far, and the state that they lead to, object by object. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
     CLSACT,
     DIRECTIONS,
+    TCX,
     Filter,
     Hook,
     Link,
     filter_name,
+    place_of,
 )
 
 from .mechanism import takers_of
@@ -50,29 +53,25 @@ class Draft:
         self.scope = (
             {(ifindex, direction) for ifindex in self.names for direction in DIRECTIONS} if wish.purge else hooks
         )
-        self.lines_before = self.lines()
-        self.leftovers: list[str] = []
+        self.before = self.items()
+        self.leftovers: list[Item] = []
 
-    def lines(self) -> list[str]:
-        """The state so far, one line for each object of ours on the hooks that this task is about."""
-        lines = set()
+    def items(self) -> list[Item]:
+        """The state so far: each object of ours on the hooks that this task is about."""
+        items: set[Item] = set()
         for hook in self.scope:
-            place = f"{self._name(hook[0])} {hook[1]}"
-            for item in self.filters.get(hook, []):
-                if self.wish.owns(item):
-                    lines.add(f"{place} {_filter_text(item)}")
+            name, direction = self._name(hook[0]), hook[1]
+            items.update(_filter(name, direction, item) for item in self.filters.get(hook, []) if self.wish.owns(item))
             links = self.links.get(hook, [])
             for number, link in enumerate(links):
                 if link.pin:
                     behind = sum(not other.pin and not other.neighbour for other in links[number:])
-                    lines.add(
-                        f"{place} tcx {filter_name(self.wish.owner, link.program)} {_program_text(link.program_id)}"
-                        + (f", before {behind} of somebody else" if behind else "")
-                    )
+                    items.add(_link(name, direction, filter_name(self.wish.owner, link.program), link, behind))
         recorded = {ifindex for ifindex, _interface in self.seen.records if self._is_clsact(ifindex)}
         for ifindex in {ifindex for ifindex, _direction in self.scope} & (recorded | self.made) - self.unmade:
-            lines.add(f"{self._name(ifindex)} qdisc clsact")
-        return sorted(lines)
+            name = self._name(ifindex)
+            items.add(Item("qdisc", f"qdisc {CLSACT} on {name}", CLSACT, f"{name} qdisc "))
+        return sorted(items, key=lambda item: item.label + item.text)
 
     def overtaken(self, wanted: list[Wanted]) -> Iterator[str]:
         """A sentence about what may take packets and runs behind ours: what ours redirect never gets there."""
@@ -116,10 +115,25 @@ class Draft:
         return ifindex in self.made or (qdisc is not None and qdisc.kind == CLSACT)
 
 
-def _filter_text(item: Filter) -> str:
-    place = f"priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x}"
+def _filter(interface: str, direction: str, item: Filter) -> Item:
     program = _program_text(item.program_id, item.tag)
-    return f"{place} {item.name} {program}{' direct-action' if item.direct_action else ''}"
+    return Item(
+        "filter",
+        place_of(interface, direction, item.priority, item.handle, item.protocol),
+        f"{item.name} {program}{' direct-action' if item.direct_action else ''}",
+        f"{interface} {direction} priority {item.priority} handle {item.handle:#x} protocol {item.protocol:#06x} ",
+    )
+
+
+def _link(interface: str, direction: str, name: str, link: Link, behind: int) -> Item:
+    """``behind``: how many links of somebody else run after it."""
+    after = f", before {behind} of somebody else" if behind else ""
+    return Item(
+        "TCX link",
+        f"TCX link on {interface} {direction}, {name}",
+        f"{name} {_program_text(link.program_id)}{after}",
+        f"{interface} {direction} {TCX} ",
+    )
 
 
 def _program_text(program_id: int | None, tag: str = "") -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import (
     CLSACT,
     DIRECTIONS,
@@ -60,8 +60,7 @@ def plan_filters(wish: Wish, seen: Observed) -> Plan:
             )
     return Plan(
         operations=tuple(draft.operations),
-        before=_text(draft.lines_before + draft.leftovers),
-        after=_text(draft.lines()),
+        changes=compare([*draft.before, *draft.leftovers], draft.items()),
         unmet=tuple(_unmet(draft.operations, wanted, seen)),
         warnings=tuple(warnings),
         result={
@@ -298,10 +297,10 @@ class _Planner(Draft):
         """What runs that were killed, and interfaces that went, left behind."""
         for path in self.seen.empty_directories:
             self.operations.append(do.RemoveDirectory(path))
-            self.leftovers.append(f"{path} empty folder")
+            self.leftovers.append(Item("leftover", path, "empty folder", f"{path} "))
         for pin in self.seen.dead_pins:
             self.operations.append(do.RemovePin(pin))
-            self.leftovers.append(f"{pin} pin of a link that lost its interface")
+            self.leftovers.append(Item("leftover", pin, "pin of a link that lost its interface", f"{pin} "))
         for ifindex, name in sorted(self.seen.records):
             if self.names.get(ifindex) != name:
                 self._forget(ifindex, name)
@@ -323,11 +322,8 @@ class _Planner(Draft):
 
     def _forget(self, ifindex: int, name: str) -> None:
         self.operations.append(do.ForgetQdisc(name, ifindex))
-        self.leftovers.append(f"{name} (ifindex {ifindex}) record of a clsact qdisc that is gone")
-
-
-def _text(lines: list[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+        place = f"{name} (ifindex {ifindex})"
+        self.leftovers.append(Item("leftover", place, "record of a clsact qdisc that is gone", f"{place} "))
 
 
 def _same_list(other: Filter, item: Wanted) -> bool:

@@ -96,6 +96,12 @@ def filter_name(owner: str, program: str) -> str:
     return f"{owner}:{program}"
 
 
+def place_of(interface: str, direction: str, priority: int, handle: int, protocol: int = PROTOCOL_ALL) -> str:
+    """A filter's place, for people; all filters of a priority are for one protocol."""
+    told = "" if protocol == PROTOCOL_ALL else f", protocol {protocol:#06x}"
+    return f"filter on {interface} {direction}, priority {priority}, handle {handle:#x}{told}"
+
+
 def owner_of(name: str) -> str | None:
     """``ebpf.overlay:from_uplink`` -> ``ebpf.overlay``; None for a name that does not say who owns it.
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import (
+    DIFF_LINES,
+    Change,
+    Changes,
+    ManyChanges,
+    Plan,
+)
 
-DIFF_LINES = 100
+Show = Callable[[bytes, bytes], tuple[str, str]]
+"""Key and value -> both as people write them."""
+Order = Optional[Callable[[bytes], Any]]
+"""Key -> what people sort by."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +87,17 @@ def plan_map(
     observed: Mapping[bytes, bytes],
     desired: Mapping[bytes, bytes],
     traits: Traits,
-    show: Callable[[bytes, bytes], str],
+    show: Show,
     *,
     purge: bool = False,
     unwanted: Collection[bytes] = (),
     unmet: tuple[str, ...] = (),
-    order: Callable[[bytes], Any] | None = None,
+    order: Order = None,
 ) -> Plan:
     """Make ``desired`` true, remove the keys ``unwanted``, and with ``purge`` everything that is not desired.
 
     ``observed``: what the map holds, without an array's slots of zeros. ``target`` names the map in errors and in the
-    diff; ``show`` turns an entry into one line, ``order`` a key into what people sort by. Raises OverlayError where the
-    map cannot hold the result.
+    diff. Raises OverlayError where the map cannot hold the result.
     """
     gone = {key for key in unwanted if key in observed}
     if traits.indexed:
@@ -117,26 +125,22 @@ def plan_map(
             OSError(errno.EPERM, ""),
             "The map is frozen, for as long as it lives: load the program anew, with a fresh map. Nothing was changed.",
         )
-    before, after = _diff(target, delta, show, order)
     return Plan(
         operations=_operations(delta, traits),
-        before=before,
-        after=after,
+        changes=_changes(target, delta, show, order),
         unmet=unmet,
         warnings=warnings,
         result={"added": len(added), "changed_entries": len(changed), "removed": len(gone), "size": delta.size},
     )
 
 
-def _check_indexes(
-    target: str, desired: Mapping[bytes, bytes], traits: Traits, show: Callable[[bytes, bytes], str]
-) -> None:
+def _check_indexes(target: str, desired: Mapping[bytes, bytes], traits: Traits, show: Show) -> None:
     for key, value in desired.items():
         index = int.from_bytes(key, sys.byteorder)
         if index >= traits.max_entries:
             raise OverlayError(
                 "fill a map",
-                f"{target}, entry {show(key, value)}",
+                f"{target}, entry {' -> '.join(show(key, value))}",
                 f"index {index} is beyond the {traits.max_entries} slots of the map",
                 "Correct the key, or load the program with a larger map; nothing was changed.",
             )
@@ -180,19 +184,32 @@ def _operations(delta: Delta, traits: Traits) -> tuple[Operation, ...]:
     return tuple(operations)
 
 
-def _diff(
-    target: str, delta: Delta, show: Callable[[bytes, bytes], str], order: Callable[[bytes], Any] | None
-) -> tuple[str, str]:
-    total = len(delta.added) + len(delta.changed) + len(delta.gone)
-    if not total:
-        return "", ""
-    before, after = [f"{target}: {len(delta.observed)} entries"], [f"{target}: {delta.size} entries"]
-    for key in nsmallest(DIFF_LINES, [*delta.added, *delta.changed, *delta.gone], key=order):
-        if key in delta.observed:
-            before.append(show(key, delta.observed[key]))
-        if key in delta.desired:
-            after.append(show(key, delta.desired[key]))
-    if total > DIFF_LINES:
-        counts = f"{len(delta.added)} added, {len(delta.changed)} changed, {len(delta.gone)} removed"
-        after.append(f"… and {total - DIFF_LINES} more; in all {counts}")
-    return "\n".join(before) + "\n", "\n".join(after) + "\n"
+def _changes(target: str, delta: Delta, show: Show, order: Order) -> Changes:
+    added, changed, removed = len(delta.added), len(delta.changed), len(delta.gone)
+    if not added + changed + removed:
+        return ()
+    counts = f"{len(delta.observed)} entries", f"{delta.size} entries"
+    heading = Change("map", f"map {target}", *counts, label=f"{target}: ")
+    return ManyChanges(heading, _Each(target, delta, show, order), added, changed, removed)
+
+
+@dataclass(frozen=True)
+class _Each:
+    """Every entry of a plan. Whoever reads further than the diff does pays for the order of all."""
+
+    target: str
+    delta: Delta
+    show: Show
+    order: Order
+
+    def __call__(self) -> Iterator[Change]:
+        keys = [*self.delta.added, *self.delta.changed, *self.delta.gone]
+        yield from map(self._change, nsmallest(DIFF_LINES, keys, key=self.order))
+        yield from map(self._change, sorted(keys, key=self.order)[DIFF_LINES:])
+
+    def _change(self, key: bytes) -> Change:
+        sides = self.delta.observed, self.delta.desired
+        was, becomes = (self.show(key, side[key]) if key in side else None for side in sides)
+        shown = (becomes or was or ("", ""))[0]
+        before, after = was[1] if was else None, becomes[1] if becomes else None
+        return Change("map entry", f"map {self.target}, key {shown}", before, after, f"{shown} -> ")

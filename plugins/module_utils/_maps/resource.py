@@ -89,7 +89,7 @@ class Entries:
             seen,
             self._listed if self._present else {},
             traits_of(coming["type"], coming["max_entries"]) if coming else traits,
-            lambda key, value: f"{self._key.show(key)} -> {self._value.show(value)}",
+            lambda key, value: (self._key.show(key), self._value.show(value)),
             purge=purge,
             unwanted=() if self._present else self._listed,
             order=self._key.order,

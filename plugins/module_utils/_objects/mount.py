@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
 
@@ -70,16 +70,15 @@ def plan(path: str, state: str, emptied: Sequence[str], observed: Observed) -> P
             unmet = tuple(f"The bpffs on {path} is not empty: {pin} is pinned on it." for pin in observed.pins[:1])
     return Plan(
         operations,
-        before=_text(path, observed.source),
-        after=_text(path, after),
+        changes=compare(_items(path, observed.source), _items(path, after)),
         unmet=unmet,
         warnings=warnings,
         result={"path": path, "mounted": after is not None, "ours": after == bpffs.SOURCE},
     )
 
 
-def _text(path: str, source: str | None) -> str:
-    return f"bpffs on {path}, source {source}\n" if source is not None else ""
+def _items(path: str, source: str | None) -> list[Item]:
+    return [] if source is None else [Item("bpffs", f"bpffs {path}", f"bpffs on {path}, source {source}")]
 
 
 def apply(path: str, operations: tuple[Any, ...]) -> None:

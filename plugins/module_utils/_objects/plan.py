@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 
 from .state import (
     ARRAYS,
@@ -165,8 +165,8 @@ def plan_object(observed: Observed, desired: Desired) -> Plan:
     """The plan for ``bpf_object``."""
     plan = _plan_present(observed, desired) if desired.present else _plan_absent(observed)
     swept = tuple(RemoveTree(path) for path in observed.trees)
-    before = "".join(f"leftover {path}\n" for path in observed.trees) + plan.before
-    return replace(plan, operations=swept + plan.operations, before=before)
+    trees = compare([Item("leftover", f"leftover {path}", f"leftover {path}") for path in observed.trees], ())
+    return replace(plan, operations=swept + plan.operations, changes=(*trees, *plan.changes))
 
 
 def _plan_absent(observed: Observed) -> Plan:
@@ -178,8 +178,7 @@ def _plan_absent(observed: Observed) -> Plan:
         operations.append(RemoveFolder())
     return Plan(
         operations=tuple(operations),
-        before=_text(observed),
-        after="",
+        changes=compare(_items(observed), ()),
         unmet=observed.unmet,
         result={"compiled": False, "digest": None, "programs": [], "maps": []},
     )
@@ -220,8 +219,7 @@ def _plan_intact(observed: Observed, desired: Desired) -> Plan:
     programs = [program for name in desired.programs if (program := observed.program_pin(name))]
     return Plan(
         operations=tuple(Unpin(name) for name in swept),
-        before=_text(observed),
-        after=_text(observed, without=frozenset(swept)),
+        changes=compare(_items(observed), _items(observed, without=frozenset(swept))),
         unmet=observed.unmet,
         result={
             "compiled": False,
@@ -238,11 +236,11 @@ def _plan_intact(observed: Observed, desired: Desired) -> Plan:
 
 def _plan_unbuilt(observed: Observed, desired: Desired) -> Plan:
     """Nothing could be compiled here (a dry run on a node without bcc), so only what must come of it can be said."""
-    lines = [f"program {name}" for name in desired.programs]
+    folder, digest = observed.folder, "(digest known once the compiler is installed)"
+    coming = [_build(folder, digest), *(_pin(folder, "program", name) for name in desired.programs)]
     return Plan(
         operations=tuple(PinNew("program", name) for name in desired.programs),
-        before=_text(observed),
-        after="\n".join(["build (digest known once the compiler is installed)", *lines]) + "\n",
+        changes=compare(_items(observed), coming),
         unmet=observed.unmet or ("The source was not compiled.",),
         result={
             "compiled": True,
@@ -270,16 +268,19 @@ def _plan_build(observed: Observed, desired: Desired, built: Built) -> Plan:
     operations += [Unpin(name) for name in sorted(finished - record.names) if name in observed.pins]
     operations.append(Commit())
 
-    lines = [f"build {desired.digest}"]
-    lines += [f"program {program.name}, tag {program.tag}" for program in built.programs]
+    folder = observed.folder
+    coming = [_build(folder, desired.digest)]
+    coming += [_pin(folder, "program", program.name, f", tag {program.tag}") for program in built.programs]
     notes = {REPLACE: ", emptied", MIGRATE: ", entries copied"}
-    lines += [f"map {name}: {built.maps[name]}{notes.get(decision, '')}" for name, decision in decisions.items()]
+    coming += [
+        _pin(folder, "map", name, f": {built.maps[name]}{notes.get(decision, '')}")
+        for name, decision in decisions.items()
+    ]
     # An id that only this process knows is none to report: in a dry run it is gone in a moment.
     carried = {name: built.map_ids[name] for name, decision in decisions.items() if decision == CARRY}
     return Plan(
         operations=tuple(operations),
-        before=_text(observed),
-        after=_lines(lines),
+        changes=compare(_items(observed), _sorted(coming)),
         unmet=observed.unmet,
         result={
             "compiled": True,
@@ -316,25 +317,33 @@ def _map_result(observed: Observed, name: str, id_: int | None, layout: Layout, 
     }
 
 
-def _lines(lines: list[str]) -> str:
-    return "".join(f"{line}\n" for line in sorted(lines))
+def _build(folder: str, digest: str) -> Item:
+    return Item("build", f"build in {folder}", f"build {digest}")
 
 
-def _text(observed: Observed, without: frozenset[str] = frozenset()) -> str:
-    """Our own state, one line per object; what is somebody else's is no part of it."""
-    lines = []
+def _pin(folder: str, kind: str, name: str, more: str = "") -> Item:
+    return Item(kind, f"pin {folder}/{name}", f"{kind} {name}{more}")
+
+
+def _sorted(items: list[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: item.text)
+
+
+def _items(observed: Observed, without: frozenset[str] = frozenset()) -> list[Item]:
+    """Our own state, object by object; what is somebody else's is no part of it."""
+    items, folder = [], observed.folder
     for name, entry in observed.pins.items():
         if name in without or not _belongs(observed, name):
             continue
         if name == BUILD:
             record = observed.records[0]
-            lines.append(f"build {record.digest if record else ''}")
+            items.append(_build(folder, record.digest if record else ""))
         elif name.endswith(NEW) or name == NEXT:
-            lines.append(f"leftover {name}")
+            items.append(_pin(folder, "leftover", name))
         elif isinstance(entry, ProgramPin):
-            lines.append(f"program {name}, tag {entry.tag}")
+            items.append(_pin(folder, "program", name, f", tag {entry.tag}"))
         elif isinstance(entry, MapPin):
-            lines.append(f"map {name}: {entry.layout}")
+            items.append(_pin(folder, "map", name, f": {entry.layout}"))
         else:
-            lines.append(f"other {name}")
-    return _lines(lines)
+            items.append(_pin(folder, "other", name))
+    return _sorted(items)

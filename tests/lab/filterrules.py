@@ -8,7 +8,9 @@ counters with ``nft list counters table inet lab`` in the node's namespace.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 
+from . import wirings
 from .cluster import (
     CLUSTER_IPV4,
     CLUSTER_IPV6,
@@ -16,7 +18,6 @@ from .cluster import (
     NODE_PORT,
     POD_SUPERNET_IPV4,
     POD_SUPERNET_IPV6,
-    UPLINK,
     ClusterPlan,
     NodePlan,
     WorkloadPlan,
@@ -45,12 +46,11 @@ def _cluster_address(workload: WorkloadPlan) -> list[str]:
     ]
 
 
-def _masquerade(node: NodePlan) -> list[str]:
+def _masquerade(node: NodePlan, uplinks: Sequence[str]) -> list[str]:
+    leaving = "oifname { " + ", ".join(f'"{name}"' for name in uplinks) + " }"
     rules = [
-        f'ip saddr {node.pods_ipv4} ip daddr != {POD_SUPERNET_IPV4} oifname "{UPLINK}" '
-        "counter name masqueraded masquerade",
-        f'ip6 saddr {node.pods_ipv6} ip6 daddr != {POD_SUPERNET_IPV6} oifname "{UPLINK}" '
-        "counter name masqueraded masquerade",
+        f"ip saddr {node.pods_ipv4} ip daddr != {POD_SUPERNET_IPV4} {leaving} counter name masqueraded masquerade",
+        f"ip6 saddr {node.pods_ipv6} ip6 daddr != {POD_SUPERNET_IPV6} {leaving} counter name masqueraded masquerade",
     ]
     # A workload that reaches itself through a service must see the node as its peer, or it answers itself directly.
     for workload in node.workloads[:1]:
@@ -79,7 +79,10 @@ def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
         ),
         "prerouting": ("type nat hook prerouting priority dstnat; policy accept;", translate),
         "output": ("type nat hook output priority -100; policy accept;", translate),
-        "postrouting": ("type nat hook postrouting priority srcnat; policy accept;", _masquerade(node)),
+        "postrouting": (
+            "type nat hook postrouting priority srcnat; policy accept;",
+            _masquerade(node, wirings.named(cluster.wiring).uplinks),
+        ),
     }
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     lines += [f"  counter {name} {{}}" for name in COUNTERS]

@@ -85,8 +85,9 @@ def _wait_for_wiring(cluster: ClusterPlan, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while awaited := wired.awaited(cluster):
         if time.monotonic() > deadline:
-            log = paths.tail(paths.LOGS / "supervisor.log")
-            raise LabError(f"the wiring {cluster.wiring} is not done after {timeout:.0f} s: it lacks {awaited}\n{log}")
+            names = ["supervisor", *(name for node in cluster.nodes for name in wired.processes(cluster, node))]
+            logs = "\n".join(filter(None, (paths.tail(paths.LOGS / f"{name}.log", 5) for name in names)))
+            raise LabError(f"the wiring {cluster.wiring} is not done after {timeout:.0f} s: it lacks {awaited}\n{logs}")
         time.sleep(0.1)
 
 

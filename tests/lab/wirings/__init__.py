@@ -11,7 +11,7 @@ from ..paths import LabError
 if TYPE_CHECKING:
     from .direct import Wired
 
-NAMES = ("direct",)
+NAMES = ("direct", "vxlan")
 
 
 def named(name: str) -> Wired:

@@ -11,7 +11,7 @@ from ..paths import LabError
 if TYPE_CHECKING:
     from .direct import Wired
 
-NAMES = ("direct", "vxlan", "ecmp")
+NAMES = ("direct", "vxlan", "ecmp", "bridge")
 
 
 def named(name: str) -> Wired:

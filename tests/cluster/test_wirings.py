@@ -20,7 +20,7 @@ from .conftest import bring_up, take_down
 
 FAMILIES = (4, 6)
 # Of the times that a node could take a connection to the fast path, how many it must.
-SHARES = {"direct": 1.0, "vxlan": 1.0, "ecmp": 0.95, "bridge": 1.0, "ptp": 1.0}
+SHARES = {"direct": 1.0, "vxlan": 1.0, "ecmp": 0.95, "bridge": 1.0, "ptp": 1.0, "bgp": 1.0}
 
 
 @dataclass

@@ -11,7 +11,7 @@ from ..paths import LabError
 if TYPE_CHECKING:
     from .direct import Wired
 
-NAMES = ("direct", "vxlan", "ecmp", "bridge", "ptp")
+NAMES = ("direct", "vxlan", "ecmp", "bridge", "ptp", "bgp")
 
 
 def named(name: str) -> Wired:

@@ -11,7 +11,7 @@ from ..paths import LabError
 if TYPE_CHECKING:
     from .direct import Wired
 
-NAMES = ("direct", "vxlan", "ecmp", "bridge", "ptp", "bgp")
+NAMES = ("direct", "vxlan", "ecmp", "bridge", "ptp", "bgp", "tunnel")
 
 
 def named(name: str) -> Wired:

@@ -6,15 +6,23 @@ The tests of this file build on one another, in this order, for each wiring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from fleet import play, state
 from fleet.datapath import AT_ONCE, Cluster, full
-from fleet.exchanges import Outcome, carry_out, servers
-from lab import wirings
-from lab.api import Lab
+from fleet.exchanges import Exchange, Outcome, carry_out, not_fast, servers, views
+from fleet.traffic import Conversations, connection
+from lab import links, paths, wirings
+from lab.api import Lab, Node, Workload, wait_until
+from lab.cluster import HTTP_PORT, WorkloadPlan
+from lab.network import destroy_namespace
+from lab.paths import PREFIX
+from lab.wirings import bgp, ecmp, ptp
+from lab.wirings.direct import link_of_route
 
 from .conftest import bring_up, take_down
 
@@ -68,7 +76,8 @@ def test_the_dry_run_says_what_the_run_does(story: Story) -> None:
         assert f"{name}: {TOLD[story.name]}" in told if story.name in TOLD else f"{name}: link" not in told
 
 
-def test_traffic_with_the_overlay(story: Story) -> None:
+def unharmed(story: Story) -> None:
+    """All traffic, as well as without the overlay, and what can be fast is."""
     assert story.without is not None
     outcome = traffic(story, Cluster(story.lab))
     assert not outcome.report.dead
@@ -82,6 +91,109 @@ def test_traffic_with_the_overlay(story: Story) -> None:
     assert outcome.eligible > 0
     assert outcome.share >= SHARES[story.name], "\n".join(outcome.slow)
     assert SHARES[story.name] > 0 or outcome.share == 0
+
+
+def test_traffic_with_the_overlay(story: Story) -> None:
+    unharmed(story)
+
+
+def test_what_changes_while_it_is_on(story: Story) -> None:
+    if story.name not in CHANGES:
+        pytest.skip("nothing of this wiring's own")
+    CHANGES[story.name](story)
+
+
+def ecmp_by_addresses_alone(story: Story) -> None:
+    for end in (story.lab.fabric, *story.lab.nodes.values()):
+        ecmp.hash_by_ports(end.name, 0)
+    unharmed(story)
+
+
+def bgp_with_a_new_block(story: Story) -> None:
+    """Its workload is reached by the kernel's path at once, and by the fast one after the next run."""
+    here, client = story.lab.nodes[1], story.lab.workload(2, 1)
+    server = here.workloads[1]
+    for block, address in (("10.244.1.64/26", "10.244.1.70"), ("fd00:10:244:1::40/122", "fd00:10:244:1::46")):
+        add_address(here, server, address)
+        bgp.add_block(here.plan, block)
+        wait_until(lambda block=block: link_of_route(client_node(client), block) != "", 10, f"a route to {block}")  # type: ignore[misc]
+        assert client.http_get(address)["workload"] == server.name
+        assert not fast(story, client, server, address)
+    play.playbook("site.yml", variables=AT_ONCE).succeeded()
+    for address in ("10.244.1.70", "fd00:10:244:1::46"):
+        assert fast(story, client, server, address)
+
+
+def client_node(client: Workload) -> str:
+    return f"{PREFIX}n{client.plan.node_number}"
+
+
+def add_address(node: Node, workload: Workload, address: str) -> None:
+    length, more = ("128", ["nodad"]) if ":" in address else ("32", [])
+    workload.run(["ip", "address", "add", f"{address}/{length}", "dev", "eth0", *more])
+    node.host_run(["ip", "route", "add", f"{address}/{length}", "dev", workload.host_interface])
+
+
+def fast(story: Story, client: Workload, server: Workload, address: str) -> bool:
+    """Whether a new connection takes the fast path both ways, on both nodes."""
+    cluster = Cluster(story.lab)
+    exchange = Exchange("workloads", client, address, HTTP_PORT, server, whole=True, far=True)
+    with Conversations() as live:
+        end = live.open(client, server, HTTP_PORT, address=address, http=True)
+        time.sleep(2)
+        slow = [
+            line
+            for number, flow in views(exchange, *end).items()
+            for line in not_fast(cluster.datapaths[number], [flow])
+        ]
+        live.report().unharmed()
+    assert len(slow) in (0, 2), slow
+    return not slow
+
+
+def ptp_with_workloads_that_come_and_go(story: Story) -> None:
+    """A third workload is removed and added again by the plugin, under traffic of the others and with the maps full of
+    what it was before: it is always reached, nobody else is harmed, and nothing stays behind."""
+    node, client, other = story.lab.nodes[1], story.lab.workload(2, 1), story.lab.workload(1, 1)
+    third = Workload(WorkloadPlan(1, 3), wirings.named("ptp"))
+    before = json.loads(node.host_run(["ip", "-j", "link"]))
+    reserved = sorted((paths.RUN_DIR / "cni").rglob("*"))
+    links.new_namespace(third.name, {})
+    try:
+        ptp.cni("ADD", node.plan, third.plan)
+        play.playbook("site.yml", variables=AT_ONCE).succeeded()
+        assert third.ipv4 in addresses(story)
+        with Conversations(pause=0.01) as live:
+            for family in FAMILIES:
+                live.open(client, other, HTTP_PORT, family=family, http=True)
+            for _ in range(full(500, 10)):
+                ptp.cni("DEL", node.plan, third.plan)
+                ptp.cni("ADD", node.plan, third.plan)
+                for address in (third.ipv4, third.ipv6):
+                    for end in connection(client, third, address, HTTP_PORT):
+                        end.close()
+            live.report().unharmed()
+        ptp.cni("DEL", node.plan, third.plan)
+    finally:
+        destroy_namespace(third.name)
+    assert [link["ifname"] for link in json.loads(node.host_run(["ip", "-j", "link"]))] == [
+        link["ifname"] for link in before
+    ]
+    assert sorted((paths.RUN_DIR / "cni").rglob("*")) == reserved
+    play.playbook("site.yml", variables=AT_ONCE).succeeded()
+    assert third.ipv4 not in addresses(story)
+
+
+def addresses(story: Story) -> set[str]:
+    """Of the workloads that node 1's datapath knows."""
+    return {key for key, _value in Cluster(story.lab).datapaths[1].entries("ifindex_map")}
+
+
+CHANGES: dict[str, Callable[[Story], None]] = {
+    "ecmp": ecmp_by_addresses_alone,
+    "bgp": bgp_with_a_new_block,
+    "ptp": ptp_with_workloads_that_come_and_go,
+}
 
 
 @pytest.mark.usefixtures("story")

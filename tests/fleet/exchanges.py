@@ -142,22 +142,23 @@ def carry_out(lab: Lab, families: tuple[int, ...], at_once: int, seconds: float,
         ]  # fmt: skip
         time.sleep(seconds)
         report = live.report()
-        eligible = [(number, flow) for one, end in zip(listed, ends) for number, flow in _views(one, *end).items()]
+        eligible = [(number, flow) for one, end in zip(listed, ends) for number, flow in views(one, *end).items()]
         slow: list[str] = []
         for number, datapath in cluster.datapaths.items() if cluster else ():
-            slow += _slow(datapath, [flow for where, flow in eligible if where == number])
+            slow += not_fast(datapath, [flow for where, flow in eligible if where == number])
     worst = max(_begin_at_once(exchange, at_once) for exchange in _one_of_each(listed))
     time.sleep(0.3)
     repeated, invalid = _repeated(lab) - repeated, _invalid(lab) - invalid
     return Outcome(report, worst, repeated, invalid, len(eligible), slow)
 
 
-def _views(exchange: Exchange, address: str, port: int) -> dict[int, dict[str, Any]]:
+def views(exchange: Exchange, address: str, port: int) -> dict[int, dict[str, Any]]:
     """Number of the node -> the connection as its datapath may know it. The client's end is ``address``, ``port``."""
     found = {}
     server, client = exchange.server, exchange.client
     if exchange.far and isinstance(server, Workload):
-        here = server.ipv6 if ":" in address else server.ipv4
+        own = server.ipv6 if ":" in address else server.ipv4
+        here = exchange.address if exchange.whole else own
         flow = {"workload": here, "workload_port": HTTP_PORT, "remote": address, "remote_port": port}
         found[server.plan.node_number] = flow
     if exchange.whole and isinstance(client, Workload):
@@ -166,7 +167,7 @@ def _views(exchange: Exchange, address: str, port: int) -> dict[int, dict[str, A
     return found
 
 
-def _slow(datapath: Datapath, known: list[dict[str, Any]], seconds: float = 2) -> list[str]:
+def not_fast(datapath: Datapath, known: list[dict[str, Any]], seconds: float = 2) -> list[str]:
     """Which of the connections, of which packets are under way, do not take the node's fast path in both directions.
 
     More than one look: two flows that share a slot of the datapath's memory hide each other's count.

@@ -19,13 +19,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import namespace, paths, wirings
-from .cluster import FABRIC, FABRIC_IPV4, FABRIC_IPV6, HTTP_PORT, ClusterPlan, NodePlan, WorkloadPlan
+from . import namespace, paths
+from .cluster import FABRIC, FABRIC_IPV4, FABRIC_IPV6, HTTP_PORT, UPLINK, ClusterPlan, NodePlan, WorkloadPlan
 from .filterrules import TABLE
 from .paths import LabError
-from .wirings.direct import Wired
+
+if TYPE_CHECKING:
+    from .wirings.direct import Wired
 
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -146,7 +148,7 @@ class Endpoint:
 class Workload(Endpoint):
     """One workload: eth0 inside, ``host_interface`` on its node."""
 
-    def __init__(self, plan: WorkloadPlan, wired: Wired) -> None:
+    def __init__(self, plan: WorkloadPlan, wired: Wired | None = None) -> None:
         super().__init__(plan.name, plan.ipv4, plan.ipv6)
         self.plan = plan
         self.mac = plan.mac
@@ -155,6 +157,8 @@ class Workload(Endpoint):
     @property
     def host_interface(self) -> str:
         """The name of its interface on the node."""
+        if self._wired is None:
+            return self.plan.host_interface
         return self._wired.host_interface(f"{paths.PREFIX}n{self.plan.node_number}", self.plan)
 
     @property
@@ -166,10 +170,10 @@ class Workload(Endpoint):
 class Node(Endpoint):
     """One node: commands run in all of its namespaces, with its own root file system."""
 
-    def __init__(self, plan: NodePlan, wired: Wired) -> None:
+    def __init__(self, plan: NodePlan, wired: Wired | None = None) -> None:
         super().__init__(plan.name, plan.ipv4, plan.ipv6)
         self.plan = plan
-        self.uplink = wired.uplinks[0]
+        self.uplink = wired.uplinks[0] if wired else UPLINK
         self.workloads = {workload.number: Workload(workload, wired) for workload in plan.workloads}
 
     @property
@@ -223,6 +227,8 @@ class Lab:
 
     def __init__(self, cluster: ClusterPlan) -> None:
         self.cluster = cluster
+        from . import wirings
+
         wired = wirings.named(cluster.wiring)
         self.nodes = {node.number: Node(node, wired) for node in cluster.nodes}
         self.fabric = Endpoint(FABRIC, FABRIC_IPV4, FABRIC_IPV6)

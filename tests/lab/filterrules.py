@@ -10,7 +10,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from . import wirings
 from .cluster import (
     CLUSTER_IPV4,
     CLUSTER_IPV6,
@@ -18,6 +17,7 @@ from .cluster import (
     NODE_PORT,
     POD_SUPERNET_IPV4,
     POD_SUPERNET_IPV6,
+    UPLINK,
     ClusterPlan,
     NodePlan,
     WorkloadPlan,
@@ -61,8 +61,11 @@ def _masquerade(node: NodePlan, uplinks: Sequence[str]) -> list[str]:
     return rules
 
 
-def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
-    """The node's table as nft reads it; replaces an older one of the same name in one transaction."""
+def ruleset(cluster: ClusterPlan, node: NodePlan, uplinks: Sequence[str] = (UPLINK,)) -> str:
+    """The node's table as nft reads it; replaces an older one of the same name in one transaction.
+
+    What leaves the pod range by one of the ``uplinks`` is masqueraded.
+    """
     translate: list[str] = []
     if node.workloads:
         translate += _node_port(node.workloads[0])
@@ -81,7 +84,7 @@ def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
         "output": ("type nat hook output priority -100; policy accept;", translate),
         "postrouting": (
             "type nat hook postrouting priority srcnat; policy accept;",
-            _masquerade(node, wirings.named(cluster.wiring).uplinks),
+            _masquerade(node, uplinks),
         ),
     }
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
@@ -92,11 +95,11 @@ def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
     return "\n".join(lines)
 
 
-def install(cluster: ClusterPlan, node: NodePlan) -> None:
+def install(cluster: ClusterPlan, node: NodePlan, uplinks: Sequence[str] = (UPLINK,)) -> None:
     """Load the node's table into its namespace. Raises LabError with nft's own message."""
     done = subprocess.run(
         ["nsenter", f"--net={path_of(node.name)}", "nft", "-f", "-"],
-        input=ruleset(cluster, node),
+        input=ruleset(cluster, node, uplinks),
         text=True,
         capture_output=True,
         check=False,

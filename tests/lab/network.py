@@ -65,7 +65,7 @@ def build_node(cluster: ClusterPlan, node: NodePlan) -> None:
         for workload in node.workloads:
             links.new_namespace(workload.name, {})
             wired.add_workload(node, workload, ipr)
-    filterrules.install(cluster, node)
+    filterrules.install(cluster, node, wired.uplinks)
 
 
 def destroy_node(node: NodePlan) -> None:

@@ -4,6 +4,7 @@
 NODES ?= 3
 WORKLOADS ?= 2
 BASE ?= fresh
+WIRING ?= direct
 # Further options for pytest, for example TESTS=tests/unit or PYTEST="-k redirect -x".
 TESTS ?=
 PYTEST ?=
@@ -73,8 +74,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.lab
 # ---------------------------------------------------------------------------------------------- the lab
 
 .PHONY: lab-up
-lab-up: root setup-lab ## a small cluster on this machine: NODES=3 WORKLOADS=2 BASE=fresh|ready
-	tests/lab/lab up --nodes $(NODES) --workloads $(WORKLOADS) --base $(BASE)
+lab-up: root setup-lab ## a small cluster on this machine: NODES=3 WORKLOADS=2 BASE=fresh|ready WIRING=direct
+	tests/lab/lab up --nodes $(NODES) --workloads $(WORKLOADS) --base $(BASE) --wiring $(WIRING)
 
 .PHONY: lab-down
 lab-down: root setup-lab ## take the cluster down

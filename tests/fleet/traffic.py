@@ -91,8 +91,9 @@ class Conversations:
     def open(
         self, client: Endpoint, server: Endpoint, port: int, *, address: str | None = None, family: int = 4,
         idle: bool = False, http: bool = False,
-    ) -> None:  # fmt: skip
-        """A new connection. ``address``: what the client connects to, the server's own by default.
+    ) -> tuple[str, int]:  # fmt: skip
+        """A new connection; returns the client's address and port. ``address``: what the client connects to, the
+        server's own by default.
 
         ``idle``: it says nothing until :meth:`wake`. ``http``: the lab's own server is the other end, and only the
         client begins. Raises OSError.
@@ -102,10 +103,12 @@ class Conversations:
         target = address or (server.ipv4 if family == 4 else server.ipv6)
         ends = [client.connect(target, port)] if http else connection(client, server, target, port)
         head = json.dumps({"name": name, "idle": idle}).encode()
+        address, port = ends[0].getsockname()[:2]
         socket.send_fds(self._commands, [head], [end.fileno() for end in ends])
         for end in ends:
             end.close()
         assert self._commands.recv(16) == b"taken"
+        return address, port
 
     def wake(self) -> None:
         """From now on the idle ones talk too."""

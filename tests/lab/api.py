@@ -19,12 +19,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import namespace, paths
 from .cluster import FABRIC, FABRIC_IPV4, FABRIC_IPV6, HTTP_PORT, UPLINK, ClusterPlan, NodePlan, WorkloadPlan
 from .filterrules import TABLE
 from .paths import LabError
+
+if TYPE_CHECKING:
+    from .wirings.direct import Wired
 
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -145,11 +148,18 @@ class Endpoint:
 class Workload(Endpoint):
     """One workload: eth0 inside, ``host_interface`` on its node."""
 
-    def __init__(self, plan: WorkloadPlan) -> None:
+    def __init__(self, plan: WorkloadPlan, wired: Wired | None = None) -> None:
         super().__init__(plan.name, plan.ipv4, plan.ipv6)
         self.plan = plan
-        self.host_interface = plan.host_interface
         self.mac = plan.mac
+        self._wired = wired
+
+    @property
+    def host_interface(self) -> str:
+        """The name of its interface on the node."""
+        if self._wired is None:
+            return self.plan.host_interface
+        return self._wired.host_interface(f"{paths.PREFIX}n{self.plan.node_number}", self.plan)
 
     @property
     def pid(self) -> int | None:
@@ -160,11 +170,11 @@ class Workload(Endpoint):
 class Node(Endpoint):
     """One node: commands run in all of its namespaces, with its own root file system."""
 
-    def __init__(self, plan: NodePlan) -> None:
+    def __init__(self, plan: NodePlan, wired: Wired | None = None) -> None:
         super().__init__(plan.name, plan.ipv4, plan.ipv6)
         self.plan = plan
-        self.uplink = UPLINK
-        self.workloads = {workload.number: Workload(workload) for workload in plan.workloads}
+        self.uplink = wired.uplinks[0] if wired else UPLINK
+        self.workloads = {workload.number: Workload(workload, wired) for workload in plan.workloads}
 
     @property
     def pid(self) -> int | None:
@@ -217,7 +227,10 @@ class Lab:
 
     def __init__(self, cluster: ClusterPlan) -> None:
         self.cluster = cluster
-        self.nodes = {node.number: Node(node) for node in cluster.nodes}
+        from . import wirings
+
+        wired = wirings.named(cluster.wiring)
+        self.nodes = {node.number: Node(node, wired) for node in cluster.nodes}
         self.fabric = Endpoint(FABRIC, FABRIC_IPV4, FABRIC_IPV6)
         self.inventory = paths.INVENTORY
         self.key = paths.KEY
@@ -256,7 +269,7 @@ class Lab:
         rows = []
         for node in self.nodes.values():
             state = "up" if node.pid is not None and ssh_answers(node.plan) else "down"
-            rows.append(_row(node, state, node.pid, UPLINK))
+            rows.append(_row(node, state, node.pid, node.uplink))
             for workload in node.workloads.values():
                 rows.append(_row(workload, "up" if workload.pid else "down", workload.pid, workload.host_interface))
         return rows

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from . import namespace, paths
+from . import namespace, paths, wirings
 from .cluster import FABRIC, ClusterPlan, NodePlan
 from .paths import LabError
 
@@ -80,10 +80,22 @@ def _wait_for_workloads(cluster: ClusterPlan, timeout: float) -> None:
                     time.sleep(0.03)
 
 
+def _wait_for_wiring(cluster: ClusterPlan, timeout: float) -> None:
+    wired = wirings.named(cluster.wiring)
+    deadline = time.monotonic() + timeout
+    while awaited := wired.awaited(cluster):
+        if time.monotonic() > deadline:
+            names = ["supervisor", *(name for node in cluster.nodes for name in wired.processes(cluster, node))]
+            logs = "\n".join(filter(None, (paths.tail(paths.LOGS / f"{name}.log", 5) for name in names)))
+            raise LabError(f"the wiring {cluster.wiring} is not done after {timeout:.0f} s: it lacks {awaited}\n{logs}")
+        time.sleep(0.1)
+
+
 def up(cluster: ClusterPlan) -> None:
     """Build a fresh lab, whatever was there before."""
     paths.require_root()
-    paths.require_tools(paths.TOOLS)
+    wired = wirings.named(cluster.wiring)
+    paths.require_tools({**paths.TOOLS, **wired.tools})
     from . import base, inventory, leftovers, network
 
     with paths.lock():
@@ -103,6 +115,7 @@ def up(cluster: ClusterPlan) -> None:
             _start_supervisor()
             _wait_for_nodes(cluster, timeout=20.0 + 4.0 * cluster.node_count)
             _wait_for_workloads(cluster, timeout=20.0)
+            _wait_for_wiring(cluster, timeout=30.0)
             inventory.write(cluster)
             state = json.loads(paths.STATE.read_text(encoding="utf-8"))
             paths.write_atomically(paths.STATE, json.dumps({**state, "ready": True}, indent=1))
@@ -116,6 +129,7 @@ def up(cluster: ClusterPlan) -> None:
         seconds = time.monotonic() - started
     _announce(
         f"lab up: {cluster.node_count} nodes with {cluster.workload_count} workloads each, base {cluster.base}, "
+        f"wiring {cluster.wiring}, "
         f"in {seconds:.1f} s\ninventory: {paths.INVENTORY}"
     )
 
@@ -173,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--workloads", type=int, default=2, metavar="M", help="workloads per node")
     build.add_argument("--base", choices=("fresh", "ready"), default="fresh", help="ready: with the role's packages")
     build.add_argument("--systemd", action="store_true", help="systemd is PID 1 of the nodes")
+    build.add_argument("--wiring", default="direct", metavar="NAME", help=", ".join(wirings.NAMES))
     commands.add_parser("down", help="remove every trace of the lab")
     show = commands.add_parser("status", help="what runs")
     show.add_argument("--json", action="store_true")
@@ -189,7 +204,9 @@ def main(argv: Sequence[str]) -> int:
         paths.require_name()
         if arguments.command == "up":
             try:
-                cluster = ClusterPlan(arguments.nodes, arguments.workloads, arguments.base, arguments.systemd)
+                cluster = ClusterPlan(
+                    arguments.nodes, arguments.workloads, arguments.base, arguments.systemd, arguments.wiring
+                )
             except ValueError as error:
                 raise LabError(str(error)) from error
             up(cluster)

@@ -98,6 +98,11 @@ class NodePlan:
         return f"n{self.number}"
 
     @property
+    def fabric_ports(self) -> tuple[str, str]:
+        """The names of this node's ports in the fabric. The second is there where the wiring has two uplinks."""
+        return self.fabric_port, f"{self.fabric_port}b"
+
+    @property
     def fabric_port_mac(self) -> str:
         return f"02:18:00:00:02:{10 + self.number:02x}"
 
@@ -122,6 +127,7 @@ class ClusterPlan:
     workload_count: int = 2
     base: str = "fresh"
     systemd: bool = False
+    wiring: str = "direct"
     nodes: tuple[NodePlan, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -138,6 +144,10 @@ class ClusterPlan:
         """The node after this one, the first after the last: where this node's cluster address leads."""
         return self.nodes[node.number % self.node_count]
 
+    def others(self, node: NodePlan) -> tuple[NodePlan, ...]:
+        """All nodes but this one."""
+        return tuple(other for other in self.nodes if other.number != node.number)
+
     def namespaces(self) -> list[str]:
         """Every network namespace of this lab."""
         names = [FABRIC]
@@ -153,8 +163,11 @@ class ClusterPlan:
             "workloads": self.workload_count,
             "base": self.base,
             "systemd": self.systemd,
+            "wiring": self.wiring,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, int | str | bool]) -> ClusterPlan:
-        return cls(int(data["nodes"]), int(data["workloads"]), str(data["base"]), bool(data["systemd"]))
+        return cls(
+            int(data["nodes"]), int(data["workloads"]), str(data["base"]), bool(data["systemd"]), str(data["wiring"])
+        )

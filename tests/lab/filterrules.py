@@ -8,6 +8,7 @@ counters with ``nft list counters table inet lab`` in the node's namespace.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 
 from .cluster import (
     CLUSTER_IPV4,
@@ -45,12 +46,11 @@ def _cluster_address(workload: WorkloadPlan) -> list[str]:
     ]
 
 
-def _masquerade(node: NodePlan) -> list[str]:
+def _masquerade(node: NodePlan, uplinks: Sequence[str]) -> list[str]:
+    leaving = "oifname { " + ", ".join(f'"{name}"' for name in uplinks) + " }"
     rules = [
-        f'ip saddr {node.pods_ipv4} ip daddr != {POD_SUPERNET_IPV4} oifname "{UPLINK}" '
-        "counter name masqueraded masquerade",
-        f'ip6 saddr {node.pods_ipv6} ip6 daddr != {POD_SUPERNET_IPV6} oifname "{UPLINK}" '
-        "counter name masqueraded masquerade",
+        f"ip saddr {node.pods_ipv4} ip daddr != {POD_SUPERNET_IPV4} {leaving} counter name masqueraded masquerade",
+        f"ip6 saddr {node.pods_ipv6} ip6 daddr != {POD_SUPERNET_IPV6} {leaving} counter name masqueraded masquerade",
     ]
     # A workload that reaches itself through a service must see the node as its peer, or it answers itself directly.
     for workload in node.workloads[:1]:
@@ -61,8 +61,11 @@ def _masquerade(node: NodePlan) -> list[str]:
     return rules
 
 
-def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
-    """The node's table as nft reads it; replaces an older one of the same name in one transaction."""
+def ruleset(cluster: ClusterPlan, node: NodePlan, uplinks: Sequence[str] = (UPLINK,)) -> str:
+    """The node's table as nft reads it; replaces an older one of the same name in one transaction.
+
+    What leaves the pod range by one of the ``uplinks`` is masqueraded.
+    """
     translate: list[str] = []
     if node.workloads:
         translate += _node_port(node.workloads[0])
@@ -79,7 +82,10 @@ def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
         ),
         "prerouting": ("type nat hook prerouting priority dstnat; policy accept;", translate),
         "output": ("type nat hook output priority -100; policy accept;", translate),
-        "postrouting": ("type nat hook postrouting priority srcnat; policy accept;", _masquerade(node)),
+        "postrouting": (
+            "type nat hook postrouting priority srcnat; policy accept;",
+            _masquerade(node, uplinks),
+        ),
     }
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     lines += [f"  counter {name} {{}}" for name in COUNTERS]
@@ -89,11 +95,11 @@ def ruleset(cluster: ClusterPlan, node: NodePlan) -> str:
     return "\n".join(lines)
 
 
-def install(cluster: ClusterPlan, node: NodePlan) -> None:
+def install(cluster: ClusterPlan, node: NodePlan, uplinks: Sequence[str] = (UPLINK,)) -> None:
     """Load the node's table into its namespace. Raises LabError with nft's own message."""
     done = subprocess.run(
         ["nsenter", f"--net={path_of(node.name)}", "nft", "-f", "-"],
-        input=ruleset(cluster, node),
+        input=ruleset(cluster, node, uplinks),
         text=True,
         capture_output=True,
         check=False,

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+
+from . import wirings
 from .cluster import FABRIC, ClusterPlan
 from .paths import CONNECTIONS, INVENTORY, KEY, write_atomically
 
@@ -37,6 +40,7 @@ def text(cluster: ClusterPlan) -> str:
         "    ansible_host_key_checking: false",
         "    ansible_pipelining: true",
         "    ansible_python_interpreter: /usr/bin/python3",
+        *(f"    {name}: {json.dumps(value)}" for name, value in wirings.named(cluster.wiring).variables.items()),
         "",
     ]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ import traceback
 import uuid
 from pathlib import Path
 
-from . import base, leftovers, noderoot, workload_server
+from . import base, leftovers, noderoot, wirings, workload_server
 from .cluster import ClusterPlan, NodePlan, WorkloadPlan
 from .namespace import path_of
 from .paths import KEY, LOGS, PIDS, REQUESTS, STATE, marked_environment, nodes_dir
@@ -137,11 +137,16 @@ class Supervisor:
         self.cluster = cluster
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.workloads: dict[str, subprocess.Popen[bytes]] = {}
+        self.wired = wirings.named(cluster.wiring)
+        self.helpers: dict[str, dict[str, subprocess.Popen[bytes]]] = {}
 
     def start(self, node: NodePlan) -> None:
         for workload in node.workloads:
             self.workloads[workload.name] = start_workload(workload)
         self.nodes[node.name] = start_node(node)
+        enter = ["nsenter", f"--net={path_of(node.name)}"]
+        commands = self.wired.processes(self.cluster, node)
+        self.helpers[node.name] = {name: _spawn([*enter, *command], name) for name, command in commands.items()}
 
     def stop(self, node: NodePlan) -> None:
         """Take the node's power: processes, network namespaces, nothing else."""
@@ -152,6 +157,10 @@ class Supervisor:
             if not _ended(machine, 2.0):
                 machine.kill()
                 machine.wait()
+        helpers = self.helpers.pop(node.name, {})
+        for helper in helpers.values():
+            helper.kill()
+            helper.wait()
         for workload in node.workloads:
             child = self.workloads.pop(workload.name, None)
             if child is not None:
@@ -160,7 +169,7 @@ class Supervisor:
         from .network import destroy_node  # imported late: pyroute2 costs every lab half a second otherwise
 
         destroy_node(node)
-        for name in [node.name, *(workload.name for workload in node.workloads)]:
+        for name in [node.name, *helpers, *(workload.name for workload in node.workloads)]:
             (PIDS / name).unlink(missing_ok=True)
             leftovers.remove_cgroup(name)
 

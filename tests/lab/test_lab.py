@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, filterrules, paths
+from lab import base, filterrules, paths, wirings
 from lab.api import Lab, wait_until
 from lab.cluster import (
     CLUSTER_IPV4,
@@ -99,6 +99,10 @@ def test_bad_arguments_are_one_line() -> None:
     done = run_lab("up", "--nodes", "0", check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "lab: --nodes must be between 1 and 200, not 0"
+    done = run_lab("up", "--wiring", "copper", check=False)
+    assert done.returncode == 2
+    names = ", ".join(wirings.NAMES)
+    assert done.stderr.strip() == f"lab: building a lab with the wiring copper: there is none; choose one of {names}"
 
 
 # --- a lab that is up ---------------------------------------------------------------------------------------------

@@ -262,7 +262,7 @@ class CallbackModule(Default):
             super().v2_playbook_on_include(included_file)
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        self._say("No host matches.", constants.COLOR_SKIP)
+        self._say("There is no host for this play.", constants.COLOR_SKIP)
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         self._finish(list(self._steps))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
@@ -52,12 +52,16 @@ def retired(names: Iterable[str], hostvars: Mapping[str, Any], playing: Iterable
     return found
 
 
-def staying(hostvars: Mapping[str, Any], names: Iterable[str]) -> str:
-    """All nodes -> the pattern of hosts for those that stay, once the run has worked out who leaves."""
-    leaving: list[str] = next(
-        (found for name in names if (found := raw_variables(hostvars, name).get("node_retired"))), []
-    )
-    return ":!".join(["overlay_nodes", *leaving])
+def staying(hostvars: Mapping[str, Any], names: Iterable[str], done: Sequence[str] = ()) -> str:
+    """All nodes -> the pattern of hosts for those that stay, once the run has worked out who leaves; without those for
+    which it came to one of the outcomes ``done``."""
+    known = {name: raw_variables(hostvars, name) for name in names}
+    leaving: list[str] = next((found for one in known.values() if (found := one.get("node_retired"))), [])
+    through = [name for name, one in known.items() if (one.get("node_verdict") or {}).get("outcome") in done]
+    outside = [*leaving, *through]
+    if known and len(outside) == len(known):
+        outside = ["overlay_nodes"]
+    return ":!".join(["overlay_nodes", *outside])
 
 
 class FilterModule:

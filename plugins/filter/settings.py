@@ -91,7 +91,8 @@ def _check_tasks(path: str) -> None:
 
 
 def roll_out_batches(names: Iterable[str], hostvars: Mapping[str, Any], forks: int) -> list[int]:
-    """The nodes of the roll-out, in the order in which it takes them -> the sizes of its batches."""
+    """The nodes that stay, in the order in which the roll-out takes them -> the sizes of its batches. Those that are
+    what they must be already are in none."""
     names = list(names)
     found = {name: raw_variables(hostvars, name).get("node_settings") for name in names}
     known = {name: values for name, values in found.items() if values is not None}
@@ -111,7 +112,8 @@ def roll_out_batches(names: Iterable[str], hostvars: Mapping[str, Any], forks: i
             min(_or_default("overlay_lease", lease.values()), default=0.0),
             min(_or_default("overlay_apply_timeout", timeout.values()), default=0.0),
         )
-        return _batches.plan_batches(_settings.agreed(batches, "overlay_batches"), len(names), pace)
+        left = [name for name in names if (raw_variables(hostvars, name).get("node_verdict") or {}) == {}]
+        return _batches.plan_batches(_settings.agreed(batches, "overlay_batches"), len(left), pace)
 
     sizes: list[int] = or_filter_error(planned)
     return sizes

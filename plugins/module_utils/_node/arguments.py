@@ -17,7 +17,7 @@ EXIT_CODES = {
     0: "done, or: as it should be",
     1: "failed; the reason is on standard error, and what to do next",
     2: "the arguments are wrong",
-    3: "the answer is no: status and reconcile --check found a difference, explain the kernel's path, cut wants --yes",
+    3: "the answer is no: status or --check found a difference, explain the kernel's path, cut wants --yes",
 }
 FILES = {
     "/var/lib/ebpf-overlay": "generations, records, and the log that the command log shows",

@@ -16,6 +16,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Warn, with_defaults
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import last_resort, switch
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second, known_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import AHEAD
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import command as installed
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import log, report
@@ -52,7 +53,8 @@ def status(given: Namespace, _warn: Warn) -> Answer:
     except OverlayError as error:
         found["counters"] = {}
         found["trouble"].append(str(error))
-    return found, NO if found["trouble"] or found.get("drift") else DONE
+    differs = any(item["kind"] != AHEAD for item in found.get("drift", ()))
+    return found, NO if found["trouble"] or differs else DONE
 
 
 def _lease() -> float | None:
@@ -134,8 +136,9 @@ def cut(given: Namespace, warn: Warn) -> Answer:
 
 def switch_off(_given: Namespace, warn: Warn) -> Answer:
     """Whatever is broken: what cannot be done the usual way is done by the last resort."""
-    found: dict[str, Any] = {"before": report.mode(), "by": "its control entry", "trouble": []}
+    found: dict[str, Any] = {"before": "unknown", "by": "its control entry", "trouble": []}
     try:
+        found["before"] = report.mode()
         switch.ensure(with_defaults(switch.SPEC, {"mode": "off", "force": True}), False, warn)
     except Exception as error:
         found["trouble"].append(_sentence(error))
@@ -199,8 +202,9 @@ def _history(doing: str) -> tuple[Store, History]:
 
 
 def rollback(code: Callable[[], str], given: Namespace, warn: Warn) -> Answer:
+    """NO where a dry run finds something to do."""
     _history("go back")
-    return _restore(code, given.generation, given.check, warn), DONE
+    return _restore(code, given.generation, given.check, warn)
 
 
 def reconcile(code: Callable[[], str], given: Namespace, warn: Warn) -> Answer:
@@ -208,17 +212,16 @@ def reconcile(code: Callable[[], str], given: Namespace, warn: Warn) -> Answer:
     _store, history = _history("make the node what its generation says")
     if not history.confirmed:
         return {"changed": False, "number": 0, "differences": [], "check": given.check}, DONE
-    done = _restore(code, str(history.confirmed), given.check, warn)
-    return done, NO if given.check and done["changed"] else DONE
+    return _restore(code, str(history.confirmed), given.check, warn)
 
 
-def _restore(code: Callable[[], str], to: str, check: bool, warn: Warn) -> dict[str, Any]:
+def _restore(code: Callable[[], str], to: str, check: bool, warn: Warn) -> Answer:
     """``code``: where the program lies that this one is."""
     runtime = base64.b64encode(installed.content(code())).decode("ascii")
     params = with_defaults(generations.SPEC, {"state": "restored", "to": to, "runtime": runtime})
     done = generations.ensure(params, check, warn)
     names = ("changed", "number", "former", "differences", "switched_off", "diff")
-    return {**{name: done[name] for name in names}, "check": check}
+    return {**{name: done[name] for name in names}, "check": check}, NO if check and done["changed"] else DONE
 
 
 def _sentence(error: Exception) -> str:

@@ -14,7 +14,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Warn, converge
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import FLOW_KEY, PIN_DIR, SCHEMAS
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.conntrack import Connection, delete_entries
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import PinnedMap, codecs, opened
@@ -24,6 +24,7 @@ from .flow_states import Flow, Selection, state_of, suspended
 # linux/jiffies.h, INITIAL_JIFFIES: they begin five minutes before 2^32.
 _BEGIN = 1 << 32
 _BEGIN_SECONDS = 300
+_ENDS = {field["name"] for field in FLOW_KEY if "name" in field}
 
 
 def jiffies() -> int:
@@ -129,7 +130,8 @@ class Suspended:
     def apply(self, operations: tuple[Any, ...]) -> None:
         def write(known: Map) -> None:
             for operation in operations:
-                value = known.value.encode(suspended(operation.flow, self.until))
+                flow = {name: part for name, part in operation.flow.items() if name not in _ENDS}
+                value = known.value.encode(suspended(flow, self.until))
                 try:
                     bpf.map_update(known.found.fd, operation.key, value, bpf.BPF_EXIST)
                 except FileNotFoundError:  # ended or evicted meanwhile: in the kernel's path already

@@ -12,15 +12,31 @@ from typing import Any, Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import complete_path
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import command as installed
 
 from . import commands, documents
 from .arguments import NAME, check, parser
 from .text import WORDS
 
 
+MEMORY = "/proc/self/fd/"
+_AGAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main(sys.argv[1:]))"
+
+
 def code() -> str:
-    """The file that this program is."""
-    return os.path.abspath(sys.argv[0])
+    """The archive that this program is."""
+    return str(getattr(__loader__, "archive", sys.argv[0]))
+
+
+def go_on_from_memory(arguments: list[str]) -> None:
+    """Generation 0 removes the file of this program while it runs, and what it imports then would be gone."""
+    if code().startswith(MEMORY):
+        return
+    descriptor = os.memfd_create(NAME, 0)
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(installed.content(code()))
+    program = [sys.executable, "-c", _AGAIN.format(__name__), f"{MEMORY}{descriptor}"]
+    os.execv(sys.executable, [*program, *arguments])
 
 
 ONCE: dict[str, Callable[[Namespace, Callable[[str], None]], commands.Answer]] = {
@@ -49,6 +65,8 @@ def main(arguments: list[str]) -> int:
     try:
         if os.geteuid() != 0:
             raise OverlayError("look at the overlay", "this node", "this is not root", f"Call it by sudo {NAME}.")
+        if given.command == "rollback":
+            go_on_from_memory(arguments)
         return _answer(given)
     except OverlayError as error:
         if given.json:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import AHEAD
+
 Found = Mapping[str, Any]
 
 
@@ -34,7 +36,7 @@ def status(found: Found) -> list[str]:
     if found.get("pending"):
         lines.append(f"waiting     generation {found['pending']}, for its confirmation (attempt {found['attempt']})")
     if found["compared"]:
-        lines.append(f"as it should be  {'no' if found['drift'] else 'yes'}")
+        lines.append(f"as it should be  {'no' if any(one['kind'] != AHEAD for one in found['drift']) else 'yes'}")
         lines += [
             f"  {item['kind']}: {item['object']}; wanted {item['wanted']}, found {item['found']}"
             for item in found["drift"]

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second, read_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.flows import COUNTED, read_flows
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR, PROTOCOLS
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import REASONS
@@ -39,48 +41,53 @@ def parse_end(text: str) -> tuple[str, int | None]:
 
 def explain(client: str, server: str, port: int, client_port: int | None) -> dict[str, Any]:
     """The rule that decides about a new connection, and the live ones between these ends. Raises OverlayError."""
-    found = walk(_look(client, server, port, client_port), client, server, port)
+    seen = look(_entry, client, server, port, client_port, time.monotonic_ns())
+    interface = seen.client or seen.server
+    if interface:
+        seen = replace(seen, ways=_ways(interface))
+    found = walk(seen, client, server, port)
     found["meaning"] = _OTHERS.get(found["decides"]) or _MEANING[found["decides"]]
     return {**found, "flows": _flows(client, server, port, client_port)}
 
 
-def _look(client: str, server: str, port: int, client_port: int | None) -> Seen:
-    control = read_control(PIN_DIR)
+Entry = Callable[[str, Any], Any]
+"""Name of a map, key -> value; None where no datapath is loaded, or it has no such entry."""
+
+
+def look(entry: Entry, client: str, server: str, port: int, client_port: int | None, now: int) -> Seen:
+    """What the maps say of a new connection, but for the trials. ``now``: ns of CLOCK_MONOTONIC."""
+    control = entry("control", 0)
     if control is None:
         return Seen(None)
-    protocols = [0 if number is None else _entry("services", number) or 0 for number in (port, client_port)]
-    interfaces = [_entry("ifindex_map", address) for address in (client, server)]
-    names = [None if value is None else str(value["ifindex"]) for value in interfaces]
-    other = server if names[0] else client
-    peer = _entry("peers", f"{other}/{ipaddress.ip_address(other).max_prefixlen}")
-    workload = interfaces[0] or interfaces[1]
+    protocols = [0 if number is None else entry("services", number) or 0 for number in (port, client_port)]
+    workloads = [entry("ifindex_map", address) for address in (client, server)]
+    interfaces = [None if value is None else value["ifindex"] for value in workloads]
+    names = [None if interface is None else str(interface) for interface in interfaces]
+    other = ipaddress.ip_address(client if interfaces[0] is None else server)
+    here = next((interface for interface in interfaces if interface is not None), None)
     return Seen(
-        control.mode,
-        bool(control.deadline) and time.monotonic_ns() >= control.deadline,
+        control["mode"],
+        bool(control["deadline"]) and now >= control["deadline"],
         (bool(protocols[0] & PROTOCOLS["tcp"]), bool(protocols[1] & PROTOCOLS["tcp"])),
         names[0],
         names[1],
-        peer,
-        workload is None or _carried(workload["ifindex"]),
-        _ways(workload["ifindex"]) if workload else (),
+        entry("peers", f"{other}/{other.max_prefixlen}"),
+        here is None or any(entry("devices", place) == here for place in candidates(_number(here))),
     )
+
+
+def _number(interface: str | int) -> int:
+    """Of an interface that is gone, the codec knows the number alone."""
+    return interface if isinstance(interface, int) else socket.if_nametoindex(interface)
 
 
 def _entry(name: str, key: Any) -> Any:
     return live.read(name, lambda known: known.lookup(key))
 
 
-def _carried(interface: Any) -> bool:
-    def ask(devices: live.Map) -> bool:
-        number = int.from_bytes(devices.value.encode(interface), "little")
-        return any(devices.lookup(place) == interface for place in candidates(number))
-
-    return bool(live.read("devices", ask, False))
-
-
-def _ways(interface: Any) -> tuple[str, ...]:
+def _ways(interface: str) -> tuple[str, ...]:
     def ask(trials: live.Map) -> tuple[str, ...]:
-        matching = trials.entries(lambda key: key["workload"] == interface)
+        matching = trials.entries(lambda key: str(key["workload"]) == interface)
         return tuple(f"by {key['uplink']} to {key['next_hop']}: {value['state']}" for _raw, key, value in matching)
 
     found: tuple[str, ...] = live.read("trials", ask, ())

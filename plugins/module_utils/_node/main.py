@@ -18,14 +18,13 @@ from . import commands, documents
 from .arguments import NAME, check, parser
 from .text import WORDS
 
-
 MEMORY = "/proc/self/fd/"
 _AGAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main(sys.argv[1:]))"
 
 
 def code() -> str:
     """The archive that this program is."""
-    return str(getattr(__loader__, "archive", sys.argv[0]))
+    return str(getattr(sys.modules[__name__].__spec__.loader, "archive", sys.argv[0]))  # type: ignore[union-attr]
 
 
 def go_on_from_memory(arguments: list[str]) -> None:

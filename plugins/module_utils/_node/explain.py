@@ -27,7 +27,7 @@ _OTHERS = {"absent": "no datapath is loaded", "off": "the mode is off"}
 def parse_end(text: str) -> tuple[str, int | None]:
     """``10.0.0.1``, ``10.0.0.1:40312``, ``fd00::1`` or ``[fd00::1]:40312`` -> address, port. Raises OverlayError."""
     address, port = text, ""
-    if text.startswith("["):
+    if text.startswith("[") and "]" in text:
         address, _bracket, port = text[1:].partition("]")
         port = port[1:]
     elif text.count(":") == 1:

@@ -87,7 +87,7 @@ ansible_facts:
           settings: {net.netfilter.nf_conntrack_tcp_be_liberal: 0}
         control: {deadline: 0, epoch: 1, generation: 0, mode: "on", second: 250}
         format: 2
-        generation: {number: 2, digest: 5f3b103b75d4…, switched_off: false, as_confirmed: true}
+        generation: {number: 2, digest: 5f3b103b75d4…, switched_off: false, as_confirmed: true, overlayctl: true}
         interfaces:
           - addresses: ["198.18.0.11/24"]
             external: false

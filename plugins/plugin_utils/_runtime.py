@@ -15,16 +15,22 @@ from pathlib import Path
 from ansible import constants
 from ansible.release import __version__
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.command import NAME
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import FORMAT
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import FORMAT_FILE
 
 COLLECTION = "ansible_collections.ebpf.overlay.plugins"
-ROOTS = tuple(f"{COLLECTION}.module_utils._generations.{name}" for name in ("way_back", "calls"))
+ROOTS = tuple(
+    f"{COLLECTION}.module_utils.{name}" for name in ("_generations.way_back", "_generations.calls", "_node.main")
+)
 SHIPPED = ("ansible.module_utils", f"{COLLECTION}.module_utils", f"{COLLECTION}.modules")
 
 _MAIN = f"""\
-import sys
-from {COLLECTION}.module_utils._generations.way_back import main
+import os, sys
+if os.path.basename(sys.argv[0]) == "{NAME}":
+    from {COLLECTION}.module_utils._node.main import main
+else:
+    from {COLLECTION}.module_utils._generations.way_back import main
 sys.exit(main(sys.argv[1:]))
 """
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes

@@ -21,7 +21,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._maps import resource
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects import mount
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects import resource as objects
 
-from . import packages
+from . import command, packages
 from .model import Call
 
 
@@ -45,6 +45,7 @@ KINDS: Mapping[str, Kind] = {
     "bpf_object": Kind(objects.SPEC, objects.ensure, objects.REQUIRED_IF),
     "bpffs": Kind(mount.SPEC, mount.ensure),
     "overlay_conntrack": Kind(liberal.SPEC, liberal.ensure),
+    "overlay_ctl": Kind(command.SPEC, command.ensure, command.REQUIRED_IF),
     "overlay_mode": Kind(switch.SPEC, switch.ensure),
     "overlay_packages": Kind(packages.SPEC, packages.ensure),
     "tc_bpf_attach": Kind(hooks.SPEC, hooks.ensure),

@@ -26,6 +26,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.helper_ports 
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity, running_since
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects.headers import SYSTEM
 
+from . import command as _command
 from . import model
 from .runtime import is_as_confirmed
 from .store import Store
@@ -68,6 +69,7 @@ def confirmed_generation(code: str | None) -> dict[str, Any]:
         "digest": history.digest,
         "switched_off": history.switched_off,
         "as_confirmed": bool(code) and is_as_confirmed(store, history, str(code)),
+        "overlayctl": bool(code) and _command.as_wanted(str(code)),
     }
 
 

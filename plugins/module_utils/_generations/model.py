@@ -29,12 +29,16 @@ Call = Mapping[str, Any]
 
 _CONNTRACK_AS_BEFORE: Mapping[str, Any] = {"state": "absent"}
 
+# It belongs to the node, not to a generation: it stays whatever the node goes back to, but for generation 0.
+COMMAND_GONE: Call = {"module": "overlay_ctl", "arguments": {"state": "absent"}}
+
 # What takes the overlay off a node, once its mode is off.
 REMOVAL: tuple[Call, ...] = (
     {"module": "tc_bpf_attach", "arguments": {"attachments": [], "purge": True}},
     {"module": "bpf_object", "arguments": {"pin_dir": PIN_DIR, "state": "absent"}},
     {"module": "bpffs", "arguments": {"path": BPFFS, "state": "unmounted", "emptied": [PIN_DIR]}},
     {"module": "overlay_conntrack", "arguments": _CONNTRACK_AS_BEFORE},
+    COMMAND_GONE,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
 
+from . import log
 from .runtime import Runtime
 from .states import Begun, Confirmed, Restored, SwitchedOff
 from .store import Store
@@ -36,6 +37,12 @@ SPEC: dict[str, Any] = {
     # Kept out of the node's log, where it would be a hundred kilobytes of noise.
     "runtime": {"type": "str", "no_log": True},
 }
+_DONE = {
+    "begun": "began a generation",
+    "confirmed": "confirmed a generation",
+    "restored": "restored a generation",
+    "switched_off": "switched the overlay off",
+}
 REQUIRED_IF = [("state", "begun", ("calls",)), ("state", "confirmed", ("attempt", "number"))]
 
 
@@ -54,4 +61,7 @@ def ensure(params: Params, check: bool, warn: Warn) -> dict[str, Any]:
         planned = converge(wanted, check, warn)
     for warning in getattr(wanted, "warnings", ()):
         warn(warning)
-    return told(planned)
+    result = told(planned)
+    if result["changed"] and not check:
+        log.note(_DONE[params["state"]], store.root, generation=result["number"], attempt=result["attempt"])
+    return result

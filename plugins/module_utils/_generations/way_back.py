@@ -29,7 +29,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout impo
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import Control
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
 
-from . import model
+from . import log, model
 from .model import RETURNED, Attempt, Call, History
 from .store import Store
 from .stored_runtime import StoredRuntime
@@ -202,7 +202,10 @@ def restore(store: Store, destination: Destination) -> list[str]:
         entered.check()
     warnings = _leave_present(store, history, destination, entered)
     if number == 0:
+        # A generation's own code may be older than the command.
+        warnings += _make([model.COMMAND_GONE])
         store.clear()
+        log.note("took the overlay off", store.root)
         return warnings
     if destination.enable:
         store.switch_on()
@@ -310,6 +313,8 @@ def go_back(store: Store, history: History, on: bool) -> None:
     number = history.attempt.former if history.attempt else history.confirmed
     on = on and not history.switched_off
     restore(store, Destination(number, f"{RETURNED}{time.time_ns():x}", on, history.left))
+    attempt = history.attempt.identity if history.attempt else ""
+    log.note("went back by itself", store.root, generation=number, attempt=attempt)
     disarm()
 
 

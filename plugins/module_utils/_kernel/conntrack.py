@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sets conntrack's own liberal flag on the TCP entries of this network namespace, straight by ctnetlink.
+"""TCP entries of this network namespace's conntrack, straight by ctnetlink: flagged as liberal, or deleted.
 
 Not through pyroute2, for two reasons: it takes half a minute for 100,000 entries and this takes a second, and a node
 must find its way back where that library is gone.
@@ -12,17 +12,21 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 
 NETLINK_NETFILTER = 12
 # linux/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h
-CT_NEW, CT_GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
+CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 CTA_TUPLE_ORIG, CTA_PROTOINFO, CTA_ZONE = 1, 4, 18
 CTA_PROTOINFO_TCP = 1
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+_ADDRESSES = (1, 3), (2, 4)  # of source and destination, CTA_IP_V4_* and CTA_IP_V6_*
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 TCP_STATE, TCP_FLAGS_ORIGINAL, TCP_FLAGS_REPLY = 1, 4, 5  # CTA_PROTOINFO_TCP_*
 NESTED = 0x8000  # NLA_F_NESTED
 
@@ -47,14 +51,41 @@ def flag_live_entries() -> int:
     try:
         with _opened() as conntrack:
             # Twice: a dump may miss entries that move to another bucket meanwhile (``ctnetlink_dump_table``).
-            return sum(_request_all(conntrack, list(_unflagged(conntrack))) for _ in range(2))
+            return sum(_request_all(conntrack, list(_requests(conntrack, _request_for))) for _ in range(2))
     except OSError as error:
-        raise OverlayError(
-            "flag the live connections as liberal",
-            "conntrack's table, by ctnetlink",
-            error,
-            "Run as root (become: true); the kernel needs CONFIG_NF_CT_NETLINK (the module nf_conntrack_netlink).",
-        ) from error
+        raise _refused("flag the live connections as liberal", error) from error
+
+
+Connection = frozenset[tuple[bytes, int]]
+"""Both ends, address in the network's byte order (4 or 16 bytes) and port, whichever of them began."""
+
+
+def delete_entries(connections: Collection[Connection]) -> int:
+    """Delete the TCP entries of these connections, in every zone; returns how many there were.
+
+    What comes next of such a connection is new to the packet filter. Raises :class:`OverlayError`.
+    """
+
+    def request_for(message: memoryview) -> bytes | None:
+        attributes = dict(_attributes(message[4:]))
+        if _ends(attributes.get(CTA_TUPLE_ORIG, b"")) not in connections:
+            return None
+        return _request(CT_DELETE, 0, _named(message, attributes))
+
+    try:
+        with _opened() as conntrack:
+            return sum(_request_all(conntrack, list(_requests(conntrack, request_for))) for _ in range(2))
+    except OSError as error:
+        raise _refused("delete the entries of connections", error) from error
+
+
+def _refused(doing: str, error: OSError) -> OverlayError:
+    return OverlayError(
+        doing,
+        "conntrack's table, by ctnetlink",
+        error,
+        "Run as root (become: true); the kernel needs CONFIG_NF_CT_NETLINK (the module nf_conntrack_netlink).",
+    )
 
 
 @contextlib.contextmanager
@@ -65,8 +96,8 @@ def _opened() -> Iterator[socket.socket]:
         yield conntrack
 
 
-def _unflagged(conntrack: socket.socket) -> Iterator[bytes]:
-    """Of every live TCP entry without the flag in both directions, the request that sets it."""
+def _requests(conntrack: socket.socket, request_for: Callable[[memoryview], bytes | None]) -> Iterator[bytes]:
+    """What ``request_for`` asks for, of every entry for which it asks for something."""
     conntrack.send(_request(CT_GET, NLM_F_DUMP, _FAMILY_ONLY.pack(socket.AF_UNSPEC, 0, 0)))
     while True:
         data = memoryview(conntrack.recv(1 << 17))
@@ -76,12 +107,13 @@ def _unflagged(conntrack: socket.socket) -> Iterator[bytes]:
             if kind == NLMSG_ERROR:
                 _raise(message)
                 return
-            request = _request_for(message)
+            request = request_for(message)
             if request:
                 yield request
 
 
 def _request_for(message: memoryview) -> bytes | None:
+    """That which sets the flag, for a live TCP entry that lacks it in one direction or both."""
     # struct nfgenmsg takes four bytes of the message.
     attributes = dict(_attributes(message[4:]))
     protocol = dict(_attributes(attributes.get(CTA_PROTOINFO, b"")))
@@ -90,9 +122,25 @@ def _request_for(message: memoryview) -> bytes | None:
         return None
     if all(tcp[way][0] & BE_LIBERAL for way in (TCP_FLAGS_ORIGINAL, TCP_FLAGS_REPLY)):
         return None
+    return _request(CT_NEW, 0, _named(message, attributes) + _FLAGS)
+
+
+def _named(message: memoryview, attributes: Mapping[int, memoryview | bytes]) -> bytes:
+    """What names this very entry in a request."""
     zone = _attribute(CTA_ZONE, bytes(attributes[CTA_ZONE])) if CTA_ZONE in attributes else b""
     orig = _attribute(CTA_TUPLE_ORIG | NESTED, bytes(attributes[CTA_TUPLE_ORIG]))
-    return _request(CT_NEW, 0, bytes(message[:1]) + b"\0\0\0" + orig + zone + _FLAGS)
+    return bytes(message[:1]) + b"\0\0\0" + orig + zone
+
+
+def _ends(tuple_: memoryview | bytes) -> Connection | None:
+    """Of a TCP entry."""
+    parts = dict(_attributes(tuple_))
+    ip, protocol = (dict(_attributes(parts.get(part, b""))) for part in (CTA_TUPLE_IP, CTA_TUPLE_PROTO))
+    if bytes(protocol.get(CTA_PROTO_NUM, b"")) != bytes((socket.IPPROTO_TCP,)):
+        return None
+    addresses = [next((bytes(ip[kind]) for kind in kinds if kind in ip), b"") for kinds in _ADDRESSES]
+    ports = [int.from_bytes(protocol.get(kind, b""), "big") for kind in (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT)]
+    return frozenset(zip(addresses, ports))
 
 
 def _request_all(conntrack: socket.socket, requests: list[bytes]) -> int:

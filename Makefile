@@ -166,15 +166,8 @@ build: setup ## the collection's archive, in build/
 	tools/archive build
 
 .PHONY: docs
-docs: setup ## what the modules, filters, the callback and the role document, as text, in build/docs/
-	@rm -rf build/docs; mkdir -p build/docs
-	@for kind in module filter callback role; do \
-	    case $$kind in \
-	        module) names=$$(ls plugins/modules/*.py) ;; filter) names=$$(ls plugins/filter/*.yml) ;; \
-	        callback) names=$$(ls plugins/callback/*.py) ;; role) names=$$(ls -d roles/*) ;; esac; \
-	    for file in $$names; do name=$$(basename "$${file%.*}"); \
-	        ansible-doc -t "$$kind" "ebpf.overlay.$$name" > "build/docs/$$kind-$$name.txt"; \
-	        [ -s "build/docs/$$kind-$$name.txt" ] || exit 1; echo "build/docs/$$kind-$$name.txt"; done; done
+docs: setup ## the documents and the reference as a site, in build/docs/
+	tools/site/build build/docs
 
 .PHONY: clean
 clean: ## remove everything that can be made again, .venv too

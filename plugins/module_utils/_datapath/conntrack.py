@@ -193,7 +193,8 @@ def checked_record(path: str, content: object) -> Former:
     elif content["format"] != FORMAT:
         reason = f"its format is {content['format']}, and this version knows {FORMAT}"
     elif not isinstance(former, dict) or not all(
-        name in DEFAULTS and (value is None or type(value) is int) for name, value in former.items()
+        name in DEFAULTS and (value is None or (isinstance(value, int) and not isinstance(value, bool)))
+        for name, value in former.items()
     ):
         reason = "its former values are no sysctls of conntrack"
     if reason or not isinstance(former, dict):

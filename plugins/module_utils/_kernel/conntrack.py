@@ -47,7 +47,7 @@ def flag_live_entries() -> int:
     try:
         with _opened() as conntrack:
             # Twice: a dump may miss entries that move to another bucket meanwhile (``ctnetlink_dump_table``).
-            return sum(_request_all(conntrack, list(_unflagged(conntrack))) for _ in range(2))
+            return sum(_request_all(conntrack, list(_unflagged(conntrack))) for __ in range(2))
     except OSError as error:
         raise OverlayError(
             "flag the live connections as liberal",

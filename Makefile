@@ -8,6 +8,8 @@ BASE ?= fresh
 TESTS ?=
 PYTEST ?=
 SANITY ?=
+# Releases of ansible-core for `make sanity` and `make release`.
+CORES ?= 2.19
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -155,8 +157,8 @@ lint-licences: setup
 	reuse lint --quiet || reuse lint
 
 .PHONY: sanity
-sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --test validate-modules"
-	tests/sanity/run $(SANITY)
+sanity: setup ## ansible-test sanity, in build/sanity: CORES="2.19 2.20 2.21" SANITY="--test validate-modules"
+	@for core in $(CORES); do echo "ansible-core $$core"; tools/with-core "$$core" tests/sanity/run $(SANITY); done
 
 # ---------------------------------------------------------------------------------------------- products
 

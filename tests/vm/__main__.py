@@ -38,6 +38,10 @@ def table(outcomes: Mapping[str, machine.Outcome]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def say(check: str, told: str) -> None:
+    print(f"  {check}: {told}", flush=True)
+
+
 def main(names: Sequence[str]) -> int:
     """Returns the exit status; every foreseeable failure is one message on standard error and status 2."""
     try:
@@ -52,8 +56,7 @@ def main(names: Sequence[str]) -> int:
             for system in systems:
                 log = LOGS / f"{system.suite}.log"
                 print(f"{system.title}: booting; its console is in {log}", flush=True)
-                follow = lambda check, told: print(f"  {check}: {told}", flush=True)  # noqa: E731
-                outcomes[system.title] = machine.run(system, log, follow)
+                outcomes[system.title] = machine.run(system, log, say)
     except LabError as error:
         print(f"matrix: {error}", file=sys.stderr)
         return 2

@@ -163,9 +163,12 @@ sanity: setup ## ansible-test sanity, in build/sanity: CORES="2.19 2.20 2.21" SA
 # ---------------------------------------------------------------------------------------------- products
 
 .PHONY: build
-build: setup ## the collection's archive, in build/
-	@mkdir -p build
-	tools/archive build
+build: setup ## the collection's archive, in build/, checked and installed: CORES="2.19 2.20 2.21"
+	tools/release --unreleased build $(CORES)
+
+.PHONY: release
+release: setup ## the same, where version, changelog and tag agree
+	tools/release build $(CORES)
 
 .PHONY: docs
 docs: setup ## the documents and the reference as a site, in build/docs/

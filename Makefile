@@ -9,6 +9,8 @@ WIRING ?= direct
 TESTS ?=
 PYTEST ?=
 SANITY ?=
+# Releases of ansible-core for `make sanity` and `make release`.
+CORES ?= 2.19
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -160,26 +162,22 @@ lint-licences: setup
 	reuse lint --quiet || reuse lint
 
 .PHONY: sanity
-sanity: setup ## ansible-test sanity, in build/sanity: SANITY="--python 3.11 --test validate-modules"
-	tests/sanity/run $(SANITY)
+sanity: setup ## ansible-test sanity, in build/sanity: CORES="2.19 2.20 2.21" SANITY="--test validate-modules"
+	@for core in $(CORES); do echo "ansible-core $$core"; tools/with-core "$$core" tests/sanity/run $(SANITY); done
 
 # ---------------------------------------------------------------------------------------------- products
 
 .PHONY: build
-build: setup ## the collection's archive, in build/
-	@mkdir -p build
-	tools/archive build
+build: setup ## the collection's archive, in build/, checked and installed: CORES="2.19 2.20 2.21"
+	tools/release --unreleased build $(CORES)
+
+.PHONY: release
+release: setup ## the same, where version, changelog and tag agree
+	tools/release build $(CORES)
 
 .PHONY: docs
-docs: setup ## what the modules, filters, the callback and the role document, as text, in build/docs/
-	@rm -rf build/docs; mkdir -p build/docs
-	@for kind in module filter callback role; do \
-	    case $$kind in \
-	        module) names=$$(ls plugins/modules/*.py) ;; filter) names=$$(ls plugins/filter/*.yml) ;; \
-	        callback) names=$$(ls plugins/callback/*.py) ;; role) names=$$(ls -d roles/*) ;; esac; \
-	    for file in $$names; do name=$$(basename "$${file%.*}"); \
-	        ansible-doc -t "$$kind" "ebpf.overlay.$$name" > "build/docs/$$kind-$$name.txt"; \
-	        [ -s "build/docs/$$kind-$$name.txt" ] || exit 1; echo "build/docs/$$kind-$$name.txt"; done; done
+docs: setup ## the documents and the reference as a site, in build/docs/
+	tools/site/build build/docs
 
 .PHONY: clean
 clean: ## remove everything that can be made again, .venv too

@@ -39,7 +39,7 @@ class Pace:
         """How long gathering took for as many nodes as there are forks, in seconds."""
         if not self.gathered:
             return 0.0
-        wall = max(ended for _, ended in self.gathered) - min(began for began, _ in self.gathered)
+        wall = max(ended for __, ended in self.gathered) - min(began for began, __ in self.gathered)
         return wall / self.waves(len(self.gathered))
 
     def waves(self, nodes: int) -> int:

@@ -18,7 +18,7 @@ def bars(title: str, unit: str, rows: list[tuple[str, float, str]], mark: tuple[
     height = TOP + len(rows) * (BAR + GAP) + 30
     room = WIDTH - LABEL - VALUE
     # One far outlier must not flatten the rest: it is cut off, and says so.
-    ordered = sorted(value for _, value, _ in rows)
+    ordered = sorted(value for __, value, __ in rows)
     top = max(ordered[-1], mark[0] if mark else 0.0)
     if len(ordered) > 2 and ordered[-1] > 2 * ordered[-2]:
         top = ordered[-2] * 1.35

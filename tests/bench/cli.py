@@ -113,11 +113,11 @@ def _table(result: dict[str, Any]) -> str:
     ):  # fmt: skip
         lines.append(f"  {title:43} {figures[f'prog.{name}.in_ns']:5.1f}  {figures[f'prog.{name}.out_ns']:5.1f}")
     lines.append(f"\n{'figure':55}   value       bar")
-    for name, (title, factor, unit, bar, sign) in BARS.items():
+    for name, (title, factor, unit, limit, sign) in BARS.items():
         verdict = ""
-        if bar is not None:
-            met = {">=": figures[name] >= bar, "<": figures[name] < bar, "<=": figures[name] <= bar}[sign]
-            verdict = f"{sign} {bar * factor:g} {unit}  {'met' if met else 'MISSED'}"
+        if limit is not None:
+            met = {">=": figures[name] >= limit, "<": figures[name] < limit, "<=": figures[name] <= limit}[sign]
+            verdict = f"{sign} {limit * factor:g} {unit}  {'met' if met else 'MISSED'}"
         lines.append(f"  {title:53} {figures[name] * factor:7.2f} {unit:2}  {verdict}")
     return "\n".join(lines)
 

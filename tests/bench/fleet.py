@@ -72,7 +72,7 @@ def noop_and_gather(nodes: int, rounds: int) -> list[tuple[Cost, Cost]]:
     """A play that only gathers network facts, and a run that changes nothing; in turns."""
     with lab(nodes):
         play(INVENTORY, "site.yml", ALL_AT_ONCE)
-        return [(cold(PLAYS / "gather.yml"), cold("site.yml")) for _ in range(rounds)]
+        return [(cold(PLAYS / "gather.yml"), cold("site.yml")) for __ in range(rounds)]
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def simulated(nodes: int) -> Iterator[Path]:
 def once_and_handed(nodes: int, rounds: int) -> list[tuple[Cost, Cost]]:
     """The picture alone with as many tasks, and the picture with every node's plan; in turns."""
     with simulated(nodes) as inventory:
-        return [(play(inventory, PLAYS / "once.yml"), play(inventory, PLAYS / "handed.yml")) for _ in range(rounds)]
+        return [(play(inventory, PLAYS / "once.yml"), play(inventory, PLAYS / "handed.yml")) for __ in range(rounds)]
 
 
 def handed(nodes: int) -> Cost:

@@ -122,9 +122,9 @@ def _flag_turn() -> dict[str, Any]:
 
 def measure(quick: bool) -> tuple[dict[str, float], dict[str, Any]]:
     """(figures, runs)."""
-    maps = [_map_turn() for _ in range(1 if quick else 7)]
+    maps = [_map_turn() for __ in range(1 if quick else 7)]
     attach = _attach_turns(3 if quick else 21)
-    flags = [_flag_turn() for _ in range(1 if quick else 5)]
+    flags = [_flag_turn() for __ in range(1 if quick else 5)]
     figures = {
         "modules.map_fill_ratio": statistics.median(turn["fill"]["ratio"] for turn in maps),
         "modules.map_noop_ratio": statistics.median(turn["noop"]["ratio"] for turn in maps),

@@ -29,7 +29,7 @@ class Pace:
 
     def now(self) -> float:
         """ns per run; takes about half a millisecond."""
-        took = sorted(bpf.prog_test_run(self._program, self._packet, 200)[2] for _ in range(_CALLS))
+        took = sorted(bpf.prog_test_run(self._program, self._packet, 200)[2] for __ in range(_CALLS))
         return statistics.fmean(took[_CALLS // 4 : _CALLS - _CALLS // 4])
 
 
@@ -41,7 +41,7 @@ def undisturbed(samples: Sequence[tuple[float, Value]], best: float) -> list[Val
 def chosen(samples: Sequence[tuple[float, Value]], best: float, count: int) -> list[Value]:
     """The undisturbed values; where there are not ``count`` of them, the ``count`` with the best pace."""
     values = undisturbed(samples, best)
-    return values if len(values) >= count else [value for _, value in sorted(samples, key=lambda one: one[0])[:count]]
+    return values if len(values) >= count else [value for __, value in sorted(samples, key=lambda one: one[0])[:count]]
 
 
 def best(paces: Iterable[float]) -> float:

@@ -150,7 +150,7 @@ def cases(empty: Loaded, original: Loaded, neigh: Loaded, peer: Loaded) -> list[
 
 def _turn(case: Case) -> float:
     """ns per run: many calls on end, so that caches are as warm as they get; the middle half of them counts."""
-    took = sorted(_run(case, REPEAT) for _ in range(CALLS))
+    took = sorted(_run(case, REPEAT) for __ in range(CALLS))
     return statistics.fmean(took[CALLS // 4 : CALLS - CALLS // 4])
 
 
@@ -158,7 +158,7 @@ def measure(everyone: list[Case], pace: Pace, rounds: int) -> Samples:
     found: Samples = {case.name: [] for case in everyone}
     for case in everyone:
         _turn(case)
-    for _ in range(rounds):
+    for __ in range(rounds):
         for case in random.sample(everyone, len(everyone)):
             before, took = pace.now(), _turn(case)
             found[case.name].append((max(before, pace.now()), took))
@@ -167,7 +167,7 @@ def measure(everyone: list[Case], pace: Pace, rounds: int) -> Samples:
 
 def figures(found: Samples) -> dict[str, float]:
     """Nanoseconds above the empty program, from undisturbed turns."""
-    pace = best(pace for samples in found.values() for pace, _ in samples)
+    pace = best(pace for samples in found.values() for pace, __ in samples)
     took = {name: statistics.median(chosen(samples, pace, 5)) for name, samples in found.items()}
     net = {name: value - took["empty"] for name, value in took.items() if name != "empty"}
     result = {f"prog.{name}_ns": value for name, value in net.items()}

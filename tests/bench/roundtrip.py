@@ -127,7 +127,7 @@ def _check(contender: Contender, trips: int, known: bool, packets: dict[str, int
 
 
 def best_pace(found: Samples) -> float:
-    return best(pace for rounds in found.values() for slices in rounds for pace, _ in slices)
+    return best(pace for rounds in found.values() for slices in rounds for pace, __ in slices)
 
 
 def p50s(rounds: list[Round], pace: float) -> list[float]:

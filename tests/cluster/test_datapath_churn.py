@@ -69,7 +69,7 @@ def test_no_packet_reaches_whoever_got_the_ifindex_of_a_workload_that_is_gone(cl
         one, end = connection(client, gone, address, TALK_PORT)
         with datapath.counted() as grown:
             talk([one, end], 1.0 if number == 0 else 0.1)
-        known = [key for key, _ in datapath.entries("flows") if key["remote_port"] == one.getsockname()[1]]
+        known = [key for key, __ in datapath.entries("flows") if key["remote_port"] == one.getsockname()[1]]
         # A recreated interface is on the kernel's path until the next run.
         assert (len(known), bypassed(grown) > 50) == ((1, True) if number == 0 else (0, False))
         assert number == 0 or not bypassed(grown)
@@ -134,18 +134,18 @@ def test_a_known_flow_does_not_reach_a_workload_that_was_rolled_out_with_the_ifi
         for one, end in ends:
             talk([one, end], 1)
     assert bypassed(grown) > 50
-    known = {key["remote_port"] for key, _ in datapath.entries("flows")}
-    assert known == {one.getsockname()[1] for one, _ in ends}
+    known = {key["remote_port"] for key, __ in datapath.entries("flows")}
+    assert known == {one.getsockname()[1] for one, __ in ends}
     node.host_run(["ip", "link", "del", "dev", gone.host_interface])
     add_link(node, "calistray", index, other, "eth9", "02:00:00:00:00:99")
     try:
         give_address(node, "calistray", other, "eth9", "10.244.2.77")
         roll_out()
-        assert index in [ifindex_of(node, name) for _, name in datapath.entries("devices")]
-        assert known <= {key["remote_port"] for key, _ in datapath.entries("flows")}
+        assert index in [ifindex_of(node, name) for __, name in datapath.entries("devices")]
+        assert known <= {key["remote_port"] for key, __ in datapath.entries("flows")}
         with frames.caught(other, "eth9") as seen, datapath.counted() as grown:
-            for _ in range(30):
-                for one, _ in ends:
+            for __ in range(30):
+                for one, _far in ends:
                     one.send(b"to a stranger")
                 time.sleep(0.05)
         assert seen == []
@@ -206,7 +206,7 @@ def test_a_workload_whose_programs_somebody_detached_is_on_the_kernels_path_with
             detach(node, workload.host_interface, direction)
             time.sleep(0.2)  # the kernel lets go of a link a moment after its pin
             with datapath.counted() as grown:
-                slowest = max(answered_in(client, workload.ipv4, 0.5) for _ in range(10))
+                slowest = max(answered_in(client, workload.ipv4, 0.5) for __ in range(10))
                 live.open(client, workload, TALK_PORT)
                 time.sleep(2)
             report = live.report()

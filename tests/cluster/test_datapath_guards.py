@@ -141,14 +141,14 @@ def test_what_is_not_plain_tcp_over_plain_ip_is_never_redirected(cluster: Cluste
     try:
         assert fast(cluster, ends) > 20
         with cluster.datapaths[2].counted() as grown:
-            for _ in range(FORGED // 20):
+            for __ in range(FORGED // 20):
                 frames.send(sender, "eth0", made)
                 frames.send(receiver, receiver.uplink, inwards)
         assert not {"uplink.syn_in", "workload.syn_in", "uplink.heartbeat", "workload.heartbeat"} & set(grown), grown
         assert bypassed(grown) == 0
         # And the plain one, sent the same way, is, or begins a flow. One in some may happen to be a heartbeat.
         expected, done = "workload.to_uplink" if flags == ACK else "workload.syn_in", 0
-        for _ in range(3):
+        for __ in range(3):
             assert fast(cluster, ends) > 20
             with cluster.datapaths[2].counted() as grown:
                 frames.send(sender, "eth0", [frames.ethernet(plain, frames.GATEWAY_MAC, sender.mac)])

@@ -30,7 +30,7 @@ PACKETS = full(1_000_000, 20_000)
 
 def say(speaker: socket.socket, listener: socket.socket, times: int = 1) -> None:
     listener.settimeout(2)
-    for _ in range(times):
+    for __ in range(times):
         speaker.send(b"x")
         assert listener.recv(16) == b"x"
 
@@ -45,7 +45,7 @@ def test_ttl_is_one_less_at_the_receiver_in_both_directions(cluster: Cluster, fa
         caught(node, node.uplink) as outside,
         connected(node, workload, family) as (client, server),
     ):
-        for _ in range(5):
+        for __ in range(5):
             say(client, server, 10)
             say(server, client, 10)
     assert grown["uplink.to_workload"] >= 75
@@ -240,7 +240,7 @@ def test_netfilter_sees_a_handshake_an_end_and_a_heartbeat_a_second(cluster: Clu
     ):
         port = client.getsockname()[1]
         began = time.monotonic()
-        for _ in range(PACKETS // 200):
+        for __ in range(PACKETS // 200):
             say(client, server, 50)
             say(server, client, 50)
         taken = time.monotonic() - began

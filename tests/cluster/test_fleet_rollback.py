@@ -105,7 +105,7 @@ def restore(node: str, number: int) -> None:
 
 def test_live_connections_outlast_going_back_and_forth_between_generations(story: Story) -> None:
     with Conversations() as live, Cluster(story.lab).nothing_invalid():
-        for _ in range(full(5, 1)):
+        for __ in range(full(5, 1)):
             story.talk(live)
             restore("overlay_nodes", 2)
             story.talk(live)

@@ -118,7 +118,7 @@ def ask_from(client: Endpoint, address: str, port: int, timeout: float) -> int:
         one.settimeout(timeout)
         one.bind(("", port))
         one.connect((address, 8080))
-        for _ in range(20):
+        for __ in range(20):
             one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"200" in one.recv(4096)
         one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -187,11 +187,11 @@ def test_a_limit_of_connections_counts_what_is_open(cluster: Cluster) -> None:
     for node in lab.nodes.values():
         node.host_run(["conntrack", "-F"], check=False)
     with ruled(lab.nodes[2], limited(10)):
-        for _ in range(30):
+        for __ in range(30):
             client.http_get(server.ipv4, 8080, timeout=0.9)
             time.sleep(0.03)  # the count forgets closed connections once a jiffy, eight at a time
         with Conversations(pause=0.01) as live:
-            for _ in range(10):
+            for __ in range(10):
                 live.open(client, server, 8080, http=True)
             with cluster.datapaths[2].counted() as grown:
                 time.sleep(full(70, 4))

@@ -26,7 +26,7 @@ def entries(node: Node, port: int) -> list[dict[str, str | list[str]]]:
 def talk(ends: list[socket.socket], times: int = 100) -> None:
     for end in ends:
         end.settimeout(2)
-    for _ in range(times):
+    for __ in range(times):
         for speaker, listener in (ends, ends[::-1]):
             speaker.send(b"x")
             assert listener.recv(16) == b"x"
@@ -44,7 +44,7 @@ def test_flushing_conntrack_under_load_cuts_nothing(cluster: Cluster) -> None:
         until_fast(cluster.datapaths[2], 1000)
         live.report().unharmed()
         with cluster.nothing_invalid():
-            for _ in range(3):
+            for __ in range(3):
                 node.host_run(["conntrack", "-F"])
                 time.sleep(1)
                 live.report().unharmed()

@@ -134,7 +134,7 @@ def frames_of(tap: socket.socket) -> list[Seen]:
     tap.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            frame, (_, _, kind, _, _) = tap.recvfrom(65536)
+            frame, (__, __, kind, __, __) = tap.recvfrom(65536)
             if kind == socket.PACKET_OUTGOING:
                 found.append(parse(frame, kind))
     return [one for one in found if one]
@@ -281,7 +281,7 @@ def test_source_address_of_open_connections_stays_when_masquerading_begins(clust
     known = "ip" if family == 4 else "ip6"
     rule = f"{known} saddr {of(client, family)} tcp dport {{ 8080, {TALK_PORT} }} masquerade"
     with Conversations(pause=0.02) as live:
-        for _ in range(10):
+        for __ in range(10):
             live.open(client, server, TALK_PORT, family=family)
         until_fast(cluster.datapaths[2], 100)
         with ruled(node, f"chain masquerading {{ type nat hook postrouting priority srcnat - 1; {rule}; }}"):

@@ -122,7 +122,7 @@ def lab(ready_lab: Lab) -> Lab:
 def test_setting_of_somebody_else_changes_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, story: Story
 ) -> None:
-    name, _, value = setting.partition("=")
+    name, __, value = setting.partition("=")
     monkeypatch.setenv(f"ANSIBLE_{name}", value)
     monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / "cache"))
     story(lab, tmp_path)

@@ -46,7 +46,7 @@ class Operators:
         settled_nodes = self.up()
         told = [result for result in done.results if result.task.startswith("Tell w")]
         for line in told[-1].result["msg"] if told else ():
-            name, _, text = line.partition(": ")
+            name, __, text = line.partition(": ")
             node = next((node for node in settled_nodes if node.name == name), None)
             if node is None:
                 continue

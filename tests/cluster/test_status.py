@@ -71,7 +71,7 @@ def test_node_that_never_saw_the_overlay_is_bare(lab: Lab, tmp_path: Path) -> No
 def test_overlay_with_traffic(lab: Lab, tmp_path: Path) -> None:
     play.playbook("site.yml", variables={"overlay_batches": ["100%"]}).succeeded()
     connection = lab.nodes[1].connect(lab.workload(2, 1).ipv4, 8080)
-    for _ in range(5):
+    for __ in range(5):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
         assert connection.recv(4096)
         time.sleep(0.05)

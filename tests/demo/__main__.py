@@ -74,7 +74,7 @@ def requests(lab: Lab) -> Path:
     with client.connect(workload.ipv4, 8080) as connection:
         port = str(connection.getsockname()[1])
         answers = connection.makefile("rb")
-        for _ in range(REQUESTS):  # for more than a second: heartbeats are due
+        for __ in range(REQUESTS):  # for more than a second: heartbeats are due
             connection.sendall(ask)
             while not (line := answers.readline()).startswith(b"{"):
                 if not line:

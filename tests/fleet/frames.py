@@ -80,7 +80,7 @@ def caught(endpoint: Endpoint, interface: str) -> Iterator[list[Seen]]:
         def listen() -> None:
             while not done.is_set():
                 while not done.is_set() and select.select([listener], [], [], 0.05)[0]:
-                    frame, (_, _, kind, _, _) = listener.recvfrom(65536)
+                    frame, (__, __, kind, __, __) = listener.recvfrom(65536)
                     found = parse(frame, kind) if kind != socket.PACKET_OUTGOING else None
                     if found:
                         seen.append(found)

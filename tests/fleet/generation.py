@@ -78,12 +78,12 @@ def takes_the_overlay(node: Node, client: Node) -> bool:
     """
     forwarded = node.nft_counter("forwarded").packets
     with client.connect(node.workloads[1].ipv4, 8080) as connection, connection.makefile("rb") as answers:
-        for _ in range(REQUESTS):
+        for __ in range(REQUESTS):
             connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
             length = 0
             while (line := answers.readline()) != b"\r\n":
                 assert line, "the workload ended the connection"
-                name, _, value = line.partition(b":")
+                name, value = line.split(b":", 1)
                 length = int(value) if name.lower() == b"content-length" else length
             answers.read(length)
     time.sleep(0.1)

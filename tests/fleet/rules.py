@@ -38,7 +38,7 @@ def attempts(client: Endpoint, address: str, port: int, count: int, seconds: flo
     More than one second has repeated SYNs in it, which take the kernel's path if the first did not.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    opened = [client.socket(family) for _ in range(count)]
+    opened = [client.socket(family) for __ in range(count)]
     waiting = select.poll()
     done = 0
     try:
@@ -49,7 +49,7 @@ def attempts(client: Endpoint, address: str, port: int, count: int, seconds: flo
         until = time.monotonic() + seconds
         left = {one.fileno(): one for one in opened}
         while left and (rest := until - time.monotonic()) > 0:
-            for descriptor, _ in waiting.poll(rest * 1000):
+            for descriptor, __ in waiting.poll(rest * 1000):
                 waiting.unregister(descriptor)
                 done += left.pop(descriptor).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     finally:

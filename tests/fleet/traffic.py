@@ -142,7 +142,7 @@ def connection(client: Endpoint, server: Endpoint, address: str, port: int) -> l
         listener.listen(8)
         listener.settimeout(5)
         one = client.connect(address, port)
-        other, _ = listener.accept()
+        other, __ = listener.accept()
     for end in (one, other):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return [one, other]
@@ -219,7 +219,7 @@ class _Loop:
             # Later than asked for although nothing came in: this process did not run.
             late = max(began - max(until, now), 0) if not events else 0
             self.late, self.late_total = max(self.late, late), self.late_total + late
-            for key, _ in events:
+            for key, __ in events:
                 if key.fileobj is self.commands:
                     if not self.command():
                         return
@@ -274,7 +274,7 @@ class _Loop:
                 self.selector.unregister(end)
 
     def command(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self.commands, 4096, 2)
+        data, descriptors, __, __ = socket.recv_fds(self.commands, 4096, 2)
         if not data:
             return False
         if descriptors:
@@ -302,7 +302,7 @@ class _Loop:
         """Nobody speaks, all listen, until nothing is under way."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and any(conversation.sent is not None for conversation in self.all):
-            for key, _ in self.selector.select(0.05):
+            for key, __ in self.selector.select(0.05):
                 if key.fileobj is not self.commands:
                     self.arrived(*key.data)
 

@@ -58,7 +58,7 @@ def test_each_type_of_map(kernel: Kernel, type_: str) -> None:
 @pytest.mark.parametrize("type_", ["percpu_array", "percpu_hash"])
 def test_a_per_cpu_value_is_the_sum_over_all_cpus(kernel: Kernel, type_: str) -> None:
     held = Held(kernel, **{**TYPES[type_], "value": "u64"})
-    (key,) = encode_entries([[{"key": entries_for(type_, [3])[0]["key"]}]], Codec(held.key, "key"), None)
+    key = next(iter(encode_entries([[{"key": entries_for(type_, [3])[0]["key"]}]], Codec(held.key, "key"), None)))
     kernel.update(held.name, key, struct.pack(f"={CPUS}Q", *range(10, 10 + CPUS)))
     total = sum(range(10, 10 + CPUS))
     assert list(held.holds().values()) == [total]
@@ -121,7 +121,7 @@ def test_reading_while_others_write(kernel: Kernel, type_: str) -> None:
     held.sync(others)
     raw = kernel.raw(held.name)
     kernel.churn(held.name, sorted(set(raw) - before), next(iter(raw.values())), 1.5)
-    for _ in range(40):
+    for __ in range(40):
         found = held.holds()
         assert found.keys() >= as_table(steady).keys()
         outcome = held.sync(steady)
@@ -140,7 +140,7 @@ def test_check_tells_what_the_run_does(kernel: Kernel, seed: int) -> None:
         count = chance.randrange(min(room, 60))
         return entries_for(type_, chance.sample(range(min(room, 60)), count), n=chance.randrange(1, 3))
 
-    for _ in range(chance.randrange(3)):
+    for __ in range(chance.randrange(3)):
         killed = {"kill_at": chance.randrange(2, 6)} if chance.random() < 0.3 else {}
         held.sync(some(), purge=chance.random() < 0.3, batch=chance.choice([4, 16384]), fault=killed)
     held.sync([], state="absent")  # changes nothing, but takes the lock and removes the file that a killed run left

@@ -26,7 +26,7 @@ def some_build(dice: random.Random) -> dict[str, Any]:
 def start(node: Node, source: Path, dice: random.Random) -> list[str]:
     """Nothing, a build of ours, half a build, a stale one, pins that are lost, pins of somebody else."""
     told = []
-    for _ in range(dice.choice([0, 1, 1, 2])):
+    for __ in range(dice.choice([0, 1, 1, 2])):
         chosen = some_build(dice)
         kill_at = dice.choice([0, 0, dice.randrange(1, 45)])
         build(node, source, kill_at=kill_at, **chosen)

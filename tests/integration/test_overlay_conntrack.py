@@ -136,7 +136,7 @@ def network() -> Iterator[Network]:
 
 def connections(network: Network) -> list[tuple[socket.socket, socket.socket]]:
     pairs = []
-    for _ in range(CONNECTIONS):
+    for __ in range(CONNECTIONS):
         with inside(network.client):
             client = socket.create_connection((SERVER, PORT), timeout=5)
         server, _address = network.listener.accept()

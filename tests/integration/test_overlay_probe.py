@@ -217,7 +217,7 @@ def test_keepalives_of_three_seconds_are_counted_but_for_heartbeats(place: Place
 
 def test_a_flow_that_ends_leaves_the_way_to_the_next(place: Place) -> None:
     place.serve(topology.WORKLOAD, topology.PORT)
-    assert [place.flows(place.from_client(TARGET))[0]["to_workload"] for _ in range(3)] == [1, 1, 1]
+    assert [place.flows(place.from_client(TARGET))[0]["to_workload"] for __ in range(3)] == [1, 1, 1]
 
 
 def test_a_flow_that_waits_for_another_ones_trial_gets_its_turn(place: Place) -> None:

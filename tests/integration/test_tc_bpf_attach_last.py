@@ -170,7 +170,7 @@ def test_owners_who_all_want_to_be_last_do_not_move_each_other(node: Sandbox) ->
     node.both(at("eth0", "one"))
     node.both(at("eth0", "two"), owner="acme")
     before = tcx_of(node, "eth0")
-    for _ in range(2):
+    for __ in range(2):
         assert not node.both(at("eth0", "one"))["changed"]
         assert not node.both(at("eth0", "two"), owner="acme")["changed"]
     assert tcx_of(node, "eth0") == before
@@ -239,7 +239,7 @@ def test_no_packet_is_lost_or_doubled_while_a_program_moves(node: Sandbox, moves
     node.attach(at("eth0", "one", **MOVES[moves][0][1]), mechanism=MOVES[moves][0][0])
     before = [counter(node, name) for name in ("p0/statistics/tx_packets", "p3/statistics/rx_packets")]
     node.python(START)
-    for _ in range(ROUNDS):
+    for __ in range(ROUNDS):
         for number, (mechanism, more) in enumerate(MOVES[moves][1:]):
             if mechanism == "load":
                 node.load("one", redirects(ifindex, number))

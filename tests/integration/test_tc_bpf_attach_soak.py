@@ -93,7 +93,7 @@ def wish(dice: random.Random) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             priority=dice.choice([1, 2, 10, 50]),
             handle=dice.choice([1, 2]),
         )
-        for _ in range(dice.randrange(4))
+        for __ in range(dice.randrange(4))
     ]
     state = dice.choice(["present", "present", "present", "absent"])
     return entries, {"purge": dice.random() < 0.5, "mechanism": dice.choice(["auto", "clsact", "tcx"]), "state": state}

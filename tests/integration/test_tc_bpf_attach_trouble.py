@@ -221,7 +221,7 @@ def test_names_at_the_limit_of_their_length(node: Sandbox) -> None:
 
 def test_two_runs_that_want_different_things_at_once_end_as_one_of_them(node: Sandbox) -> None:
     """The later one waits for the earlier one; never is it a mixture of both."""
-    for _ in range(3):
+    for __ in range(3):
         began = [
             subprocess.Popen(
                 node.command(PYTHON, "-m", "ansible_collections.ebpf.overlay.plugins.modules.tc_bpf_attach"),

@@ -68,7 +68,7 @@ def test_info_agrees_with_traffic_through_links_and_filters(node: Sandbox) -> No
 
     def hidden_and_silent() -> tuple[list[str], list[str]]:
         """By the module, and by traffic."""
-        before, after = (json.loads(node.python(SEND_AND_COUNT, *[f"{PINS}/{n}" for n in names])) for _ in range(2))
+        before, after = (json.loads(node.python(SEND_AND_COUNT, *[f"{PINS}/{n}" for n in names])) for __ in range(2))
         hook = node.module("tc_bpf_info", interface=["eth0"])["interfaces"][0]["ingress"]
         told = [entry["name"].replace("ebpf.overlay:", "") for entry in hook if entry["hidden_by"]]
         there = [entry["name"].replace("ebpf.overlay:", "") for entry in hook]

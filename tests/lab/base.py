@@ -214,8 +214,8 @@ def mirror() -> list[str]:
         check=False,
     )
     for line in listed.stdout.splitlines():
-        created_by, _, rest = line.partition(" ")
-        uri, _, component = rest.partition(" ")
+        created_by, __, rest = line.partition(" ")
+        uri, __, component = rest.partition(" ")
         if created_by == "Packages" and component == "main" and uri.rstrip("/").endswith("/debian"):
             return [uri]
     return []

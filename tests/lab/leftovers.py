@@ -28,7 +28,7 @@ _NODE_ROOT = re.compile(rf"upperdir=\S*/{PREFIX}n\d+/upper")
 def cgroup_mount() -> Path | None:
     """Where this machine has the cgroup2 hierarchy mounted, or None."""
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
-        _, target, kind, *_ = line.split()
+        target, kind = line.split()[1:3]
         if kind == "cgroup2":
             return Path(target)
     return None
@@ -124,7 +124,7 @@ def remove_cgroup(name: str = "") -> bool:
     if root is None or not (root / name).is_dir():
         return False
     deadline = time.monotonic() + 5.0
-    for folder, _, _ in os.walk(root / name, topdown=False):
+    for folder, __, __ in os.walk(root / name, topdown=False):
         while True:
             try:
                 os.rmdir(folder)

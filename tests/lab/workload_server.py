@@ -32,7 +32,7 @@ def _read_head(reader: BinaryIO) -> tuple[str, str, dict[str, str]] | None:
         line = reader.readline(8192).decode("latin-1").strip()
         if not line:
             return words[0], words[1], headers
-        key, _, value = line.partition(":")
+        key, __, value = line.partition(":")
         headers[key.lower()] = value.strip()
 
 

@@ -63,7 +63,7 @@ def build(source: Path = OVERLAY, *flags: str, **defines: object) -> Object:
         theirs.close()
         head, descriptors, _flags, _address = socket.recv_fds(ours, 4, 64)
         text = b"".join(iter(lambda: ours.recv(65536), b"")) if head else b""
-        _, errors = process.communicate()
+        __, errors = process.communicate()
     assert process.returncode == 0, errors
     said = json.loads(text)
     return Object(dict(zip(said["names"], descriptors)), said["compiler"])
@@ -142,7 +142,7 @@ class Datapath:
     def size(self, name: str) -> int:
         key, value = self.codecs[name]
         blocks = bpf.map_lookup_batch(self.object.descriptors[name], key.size, value.size, 1024)
-        return sum(len(keys) // key.size for keys, _ in blocks)
+        return sum(len(keys) // key.size for keys, __ in blocks)
 
     def clear(self, *names: str) -> None:
         for name in names:
@@ -168,7 +168,7 @@ class Datapath:
         """By processor: the interface that it redirected a packet to, until that is seen there."""
         descriptor = self.object.descriptors["crossing"]
         raw = bpf.map_lookup(descriptor, bytes(4), bpf.map_info(descriptor).value_stride) or b""
-        return [number for number, _ in struct.iter_unpack("=II", raw)]
+        return [number for number, __ in struct.iter_unpack("=II", raw)]
 
     def place(self, name: str) -> int:
         """Where the interface stands in ``devices``."""
@@ -206,12 +206,12 @@ class Datapath:
 
     def _read_stats(self) -> bytes:
         blocks = bpf.map_lookup_batch(self.object.descriptors["stats"], 4, self._stride, len(LABELS))
-        return b"".join(values for _, values in blocks)
+        return b"".join(values for __, values in blocks)
 
     def total(self, reason: str) -> int:
         """Both directions, since the programs were loaded."""
         raw, found = self._read_stats(), 0
-        for index, (packets, _) in enumerate(COUNTER.iter_unpack(raw)):
+        for index, (packets, __) in enumerate(COUNTER.iter_unpack(raw)):
             if packets and LABELS[index * COUNTER.size // self._stride].partition(".")[2] == reason:
                 found += packets
         return found

@@ -100,4 +100,4 @@ def _build() -> None:
 
 def interfaces() -> dict[str, Interface]:
     """Of the namespace that the caller is in."""
-    return {name: Interface(name, address, socket.if_nametoindex(name)) for name, address, _ in LINKS}
+    return {name: Interface(name, address, socket.if_nametoindex(name)) for name, address, __ in LINKS}

@@ -271,7 +271,7 @@ def marked(tos: int) -> Callable[[bytes], bytes]:
 
 def hops(count: int) -> Callable[[bytes], bytes]:
     def change(packet: bytes) -> bytes:
-        for _ in range(count):
+        for __ in range(count):
             packet = forwarded(packet)
         return packet
 

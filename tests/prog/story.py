@@ -191,7 +191,7 @@ def expect_kernel(trip: Trip, reason: str) -> Trip:
 
 def goes_on(one: Connection, *, within: int = 2) -> None:
     """Both directions are fast again after so many heartbeats at most."""
-    for _ in range(within):
+    for __ in range(within):
         for direction in (UPLINK, WORKLOAD):
             one.data(direction)
     for direction in (UPLINK, WORKLOAD, UPLINK, WORKLOAD):
@@ -200,6 +200,6 @@ def goes_on(one: Connection, *, within: int = 2) -> None:
 
 def stays_with_the_kernel(one: Connection) -> None:
     for direction in (UPLINK, WORKLOAD):
-        for _ in range(3):
+        for __ in range(3):
             expect_kernel(one.data(direction), "unknown_flow")
     assert one.flow is None

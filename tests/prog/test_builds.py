@@ -52,7 +52,7 @@ def test_rule_9_straight_to_the_workload_but_never_past_a_packet_that_waits(
     time.sleep(TICK)
     assert expect_fast(one.data(UPLINK)).straight
     assert not expect_fast(one.data(WORKLOAD)).straight
-    assert not all(straight_behind_a_heartbeat(one) for _ in range(TRIES))
+    assert not all(straight_behind_a_heartbeat(one) for __ in range(TRIES))
     time.sleep(TICK)
     assert expect_fast(one.send(UPLINK)).straight
 
@@ -63,7 +63,7 @@ def test_rule_9_a_workload_that_is_never_reached_directly(built: Callable[..., N
     node.overlay.put("ifindex_map", ends.workload, {"ifindex": "cali1", "flags": 1})
     one = Connection(node, ends).warm()
     time.sleep(TICK)
-    for _ in range(3):
+    for __ in range(3):
         assert not expect_fast(one.data(UPLINK)).straight
 
 
@@ -71,7 +71,7 @@ def test_rule_9_a_workload_that_is_never_reached_directly(built: Callable[..., N
 def test_rule_9_while_a_way_is_tried_nothing_overtakes_either(built: Callable[..., Node], ends: Ends) -> None:
     node = built(OVERLAY_REDIRECT=PEER)
     one = Connection(node, ends).establish(proven=False)
-    assert not all(straight_behind_a_heartbeat(one) for _ in range(TRIES))
+    assert not all(straight_behind_a_heartbeat(one) for __ in range(TRIES))
     time.sleep(TICK)
     assert expect_fast(one.send(UPLINK)).straight
 
@@ -103,7 +103,7 @@ def test_rule_2_a_mark_takes_a_flow_off_within_a_second(built: Callable[..., Nod
     expect_fast(one.data(one.opener, mark=0x10))  # not all of its bits
     node.kernel[one.opener] = replace(node.kernel[one.opener], mark=MARK)
     let_pass(node.overlay, 1)
-    for _ in range(5):
+    for __ in range(5):
         assert not one.data(one.opener).fast
 
 
@@ -130,7 +130,7 @@ def test_rule_2_a_full_table_harms_nobody(built: Callable[..., Node]) -> None:
     for one in flows:
         one.begin()
     for one in flows:
-        for _ in range(3):
+        for __ in range(3):
             for direction in (UPLINK, WORKLOAD):
                 trip = one.send(direction, ACK)
                 assert trip.fast or trip.out
@@ -143,7 +143,7 @@ def test_rule_2_flows_that_share_their_places_in_memory(built: Callable[..., Nod
     node = built(OVERLAY_RECENT=2)
     flows = [Connection(node, ends.but(port=20_000 + number)).establish() for number in range(50)]
     fast = 0
-    for _ in range(3):
+    for __ in range(3):
         for one in flows:
             for direction in (UPLINK, WORKLOAD):
                 trip = one.send(direction)

@@ -32,16 +32,16 @@ def test_rule_2_from_the_handshake_to_the_end(node: Node, ends: Ends) -> None:
     assert (one.way(UPLINK)["in"], one.way(UPLINK)["out"]) == ("ens47f1", "cali1")
     assert (one.way(WORKLOAD)["in"], one.way(WORKLOAD)["out"]) == ("cali1", "ens47f1")
     assert (node.overlay.size("pending"), node.overlay.size("pending_out"), node.overlay.size("flows")) == (0, 0, 1)
-    for _ in range(3):
+    for __ in range(3):
         expect_fast(one.data(one.opener, b"question"))
         expect_fast(one.data(one.answerer, b"answer"))
-    for _ in range(5):
+    for __ in range(5):
         let_pass(node.overlay, 1)
         for direction in (UPLINK, WORKLOAD):
             assert expect_kernel(one.data(direction), "heartbeat").events == {"renewed": 1}
             expect_fast(one.data(direction))
     assert expect_kernel(one.send(one.opener, FIN | ACK), "ending").events == {"finished": 1}
-    for _ in range(3):
+    for __ in range(3):
         expect_kernel(one.data(one.answerer, b"half closed"), "heartbeat")
         expect_kernel(one.send(one.opener), "heartbeat")
     assert expect_kernel(one.send(one.answerer, FIN | ACK), "ending").events == {"finished": 1}
@@ -86,7 +86,7 @@ def test_rule_2_every_step_may_be_repeated(node: Node, ends: Ends) -> None:
 def test_rule_2_sequence_numbers_wrap_around(node: Node, ends: Ends) -> None:
     one = Connection(node, ends, (2**32 - 1, 2**32 - 2)).warm()
     assert one.next[one.opener] < 2**31
-    for _ in range(3):
+    for __ in range(3):
         expect_fast(one.data(one.opener))
         expect_fast(one.data(one.answerer))
 
@@ -145,7 +145,7 @@ def test_rule_2_both_ends_open_at_once(node: Node) -> None:
             number = 0 if flags == SYN else 5001 if direction == UPLINK else 1001
             expect_kernel(one.send(direction, flags, sequence=sequence, acknowledgement=number), "handshake")
     one.next = {UPLINK: 1001, WORKLOAD: 5001}
-    for _ in range(3):
+    for __ in range(3):
         for direction in (UPLINK, WORKLOAD):
             assert one.data(direction).out or one.flow
 
@@ -202,7 +202,7 @@ def test_rule_2_who_goes_on_after_a_forged_end_is_fast_again(node: Node, ends: E
 def test_rule_2_after_a_reset_nothing_is_fast(node: Node, ends: Ends) -> None:
     one = Connection(node, ends).warm()
     assert expect_kernel(one.send(one.opener, RST), "ending").events == {"reset": 1}
-    for _ in range(4):
+    for __ in range(4):
         assert not one.data(one.answerer).fast
 
 

@@ -60,7 +60,7 @@ def test_rule_6_forged_packets_change_nothing(node: Node) -> None:
 
 def still_fast(one: Connection, said: str) -> None:
     """Both ends go on, and heartbeats bring it back: also where one was forged and never came out."""
-    for _ in range(3):
+    for __ in range(3):
         for direction in (UPLINK, WORKLOAD):
             one.data(direction, b"on")
     for direction in (UPLINK, WORKLOAD):
@@ -92,7 +92,7 @@ def test_rule_6_both_ends_together_cannot_open_what_the_kernel_refuses(node: Nod
     """A rule drops new connections, and nothing else: SYN-ACK and ACK pass, with the numbers that they must have."""
     one = Connection(node, ends)
     was = node.kernel[one.opener]
-    for _ in range(3):
+    for __ in range(3):
         node.kernel[one.opener] = replace(was, change=dropped)
         one.open(sequence=1000)
         node.kernel[one.opener] = was

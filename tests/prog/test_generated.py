@@ -295,7 +295,7 @@ class Story:
             one.begin()
             assert one.flow, "\n".join(self.watched.log[-20:])
             one.prove_way()
-            for _ in range(3):
+            for __ in range(3):
                 for direction in (UPLINK, WORKLOAD):
                     one.data(direction)
             for direction in (UPLINK, WORKLOAD):
@@ -307,9 +307,9 @@ def test_rule_2_stories_that_the_oracle_allows(overlay: Datapath) -> None:
     fast = 0
     for number in range(STORIES):
         story = Story(overlay, random.Random(SEED + number))
-        for _ in range(3):
+        for __ in range(3):
             story.handshake()
-        for _ in range(LENGTH):
+        for __ in range(LENGTH):
             story.step()
         fast += story.fast
         story.ends_well()

@@ -61,7 +61,7 @@ def test_rule_3_an_activation_is_noticed_by_every_processor(node: Node, ends: En
     node.kernel[one.opener] = replace(node.kernel[one.opener], change=translated)
     for cpu in CPUS:
         on(cpu)
-        for _ in range(3):
+        for __ in range(3):
             assert not one.data(one.opener).fast
 
 

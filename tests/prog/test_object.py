@@ -106,7 +106,7 @@ def test_the_copy_by_itself_builds(copy: Path) -> None:
 
 
 def test_numbers_of_reasons_are_given_once() -> None:
-    given = {number: name for number, (name, _) in reasons.REASONS.items()}
+    given = {number: name for number, (name, __) in reasons.REASONS.items()}
     retired = reasons.RETIRED
     assert not retired & set(given)
     assert len(set(given.values())) == len(given)
@@ -117,7 +117,7 @@ def test_numbers_of_reasons_are_given_once() -> None:
 
 
 def test_labels_find_their_reasons() -> None:
-    for number, (name, _) in reasons.REASONS.items():
+    for number, (name, __) in reasons.REASONS.items():
         assert reasons.LABELS[number] == f"uplink.{name}"
         assert reasons.LABELS[reasons.STRIDE + number] == f"workload.{name}"
 
@@ -163,7 +163,7 @@ def test_rule_4_a_confirmed_mode_reads_no_clock(
     frame = packets.frame(packet, interfaces["ens47f1"].mac)
 
     def cost() -> int:
-        return min(overlay.nanoseconds("from_uplink", frame, "ens47f1", 250) for _ in range(200))
+        return min(overlay.nanoseconds("from_uplink", frame, "ens47f1", 250) for __ in range(200))
 
     confirmed = cost()
     overlay.mode("on", lease=3600, grows=False)

@@ -55,9 +55,9 @@ class Wires:
         wanted = frame[packets.ETHERNET + (24 if frame[14] >> 4 == 6 else 16) :][:8]  # near the end of the addresses
         until = time.monotonic() + 1
         while (left := until - time.monotonic()) > 0:
-            found, _, _ = select.select([self.sockets[other(direction)]], [], [], left)
+            found, __, __ = select.select([self.sockets[other(direction)]], [], [], left)
             for one in found:
-                data, (_, _, kind, _, _) = one.recvfrom(65536)
+                data, (__, __, kind, __, __) = one.recvfrom(65536)
                 if kind != socket.PACKET_OUTGOING and wanted in data:
                     return bytes(data)
         return None
@@ -75,7 +75,7 @@ def wires(overlay: Datapath) -> Iterator[Wires]:
         for program, name, hook in HOOKS
     ]
     sockets = {}
-    for direction, (name, _) in ENDS.items():
+    for direction, (name, __) in ENDS.items():
         sockets[direction] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         sockets[direction].bind((name, 3))
     yield Wires(overlay, sockets)
@@ -137,7 +137,7 @@ def test_rule_5_nobody_can_tell_a_fast_packet_from_a_forwarded_one(wires: Wires,
 def test_rule_5_padding_does_not_arrive(wires: Wires, ends: Ends) -> None:
     one = Wired(wires, ends).establish()
     for direction in (UPLINK, WORKLOAD):
-        for _ in range(3):
+        for __ in range(3):
             arrived = one.send(direction, ACK, pad=20)
             assert arrived
             assert len(arrived) == packets.ETHERNET + (60 if ends.family == 6 else 40)
@@ -148,7 +148,7 @@ def test_rule_2_a_whole_life_on_the_wire(wires: Wires, ends: Ends) -> None:
     overlay = wires.overlay
     before = overlay.totals(SEEN)
     one = Wired(wires, ends).establish()
-    for _ in range(10):
+    for __ in range(10):
         for direction in (ends.opener, other(ends.opener)):
             assert one.send(direction, ACK | PSH, b"x" * 100)
     found = counted(overlay, before)

@@ -116,8 +116,8 @@ RULE_2 = (
     Row("answer_to_a_syn_that_was_dropped", "handshake", answer(), (kernel(change=dropped), opened)),
     Row("answer_to_another_number", "handshake", answer(acknowledgement=1002), (opened,)),
     Row("answer_with_another_tos", "handshake",
-        lambda one: one.node.send(one.answerer, one.ends.packet(one.answerer, SYN | ACK, sequence=5000,
-                                                               acknowledgement=1001, tos=0x28)),
+        lambda one: one.node.send(one.answerer, one.ends.packet(
+            one.answerer, SYN | ACK, sequence=5000, acknowledgement=1001, tos=0x28)),
         (opened,), events=ANSWER_SEEN),
     Row("ack", "handshake", later(), (answered,), events=ADMITTED),
     Row("ack_with_data", "handshake", later(DATA, b"x" * 200), (answered,), events=ADMITTED),
@@ -350,4 +350,4 @@ def test_every_reason_has_a_row() -> None:
     """``exempt`` needs a build of its own: test_builds.py."""
     table = (*RULE_1, *RULE_2, *RULE_3, *RULE_4, *RULE_5, *RULE_6, *RULE_7)
     produced = {row.reason for row in table} | {event for row in table for event in row.events}
-    assert {name for name, _ in REASONS.values()} == produced - {FAST} | {"to_uplink", "to_workload", "exempt"}
+    assert {name for name, __ in REASONS.values()} == produced - {FAST} | {"to_uplink", "to_workload", "exempt"}

@@ -23,7 +23,7 @@ def test_rule_2_keepalives_are_fast(node: Node, ends: Ends) -> None:
     one = Connection(node, ends).warm()
     one.data(one.opener)
     one.data(one.answerer)
-    for _ in range(3):
+    for __ in range(3):
         expect_fast(one.send(one.opener, sequence=one.next[one.opener] - 1))
         expect_fast(one.send(one.answerer))
 
@@ -34,7 +34,7 @@ def test_rule_2_repeated_data_takes_the_kernels_path(node: Node, ends: Ends) -> 
     one = Connection(node, ends).warm()
     for direction in (one.opener, one.answerer):
         at = one.next[direction]
-        for _ in range(4):
+        for __ in range(4):
             expect_fast(one.data(direction, bytes(1000)))
         assert not one.data(direction, bytes(1000), sequence=at).fast
         assert not one.data(direction, bytes(1000), sequence=at).fast
@@ -55,7 +55,7 @@ def test_rule_2_while_a_heartbeat_waits_all_go_by_the_kernel(node: Node, ends: E
     beat = one.take(one.opener, ACK | PSH, b"beat")
     for cpu in CPUS:
         on(cpu)
-        for _ in range(3):
+        for __ in range(3):
             waiting = one.take(one.opener, ACK | PSH, b"data")
             expect_kernel(waiting, "waiting")
         expect_kernel(one.take(one.opener, ACK | PSH, b"beat", sequence=at), "waiting")
@@ -150,7 +150,7 @@ def test_rule_2_a_suspended_flow_costs_the_other_direction_too(node: Node, ends:
     one.data(one.answerer)
     expect_fast(one.data(one.answerer))
     suspended = 0
-    for _ in range(4):
+    for __ in range(4):
         suspended += one.data(one.opener).events.get("suspended", 0)
         let_pass(node.overlay, 0.3)
     assert suspended == 1
@@ -217,7 +217,7 @@ def test_rule_2_data_that_the_kernel_had_to_repeat_proves_nothing(node: Node, en
     let_pass(node.overlay, 1)
     assert not one.data(one.answerer, bytes(700), sequence=at).fast
     events = dict(one.send(one.opener).events)
-    for _ in range(3):
+    for __ in range(3):
         let_pass(node.overlay, 1)
         for direction in (UPLINK, WORKLOAD, UPLINK, WORKLOAD):
             events.update(one.data(direction).events)
@@ -294,7 +294,7 @@ def test_rule_5_the_largest_packet_is_known_for_a_second_only(node: Node, ends: 
     for tos in (0x28, 0, 0x28, 0):
         let_pass(node.overlay, 0.6)
         one.send(one.opener, ACK | PSH, b"x", tos=tos)
-    for _ in range(3):
+    for __ in range(3):
         assert not one.data(one.opener, bytes(1400)).fast
 
 

@@ -38,7 +38,7 @@ def run_program(
     attr = attribute("IIIIQQIIIIQQ", program, 0, len(frame), len(out), address(data), address(out), repeat, 0,
                      CONTEXT, CONTEXT, address(given), address(after))  # fmt: skip
     bpf(PROG_TEST_RUN, attr)
-    verdict, _, size = struct.unpack_from("=iII", attr, 4)
+    verdict, __, size = struct.unpack_from("=iII", attr, 4)
     (spent,) = struct.unpack_from("=I", attr, 36)
     new_mark, new_priority = (struct.unpack_from("=I", after, at)[0] for at in (MARK, PRIORITY))
     return Run(verdict, out.raw[:size], new_mark, new_priority, spent)

@@ -33,7 +33,7 @@ def test_the_last_three_and_the_confirmed_one_are_kept(numbers: set[int], confir
 def test_failed_roll_outs_do_not_cost_a_node_its_history() -> None:
     """Each was confirmed here, and taken back because it failed on another node."""
     known = {1: generation(1, 0), 2: generation(2, 1)}
-    for _ in range(5):
+    for __ in range(5):
         number = model.next_number(History(known, 2))
         assert number == 3
         known[3] = generation(3, 2)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peer
 ADDRESSES = {"n1": ["192.0.2.1", "fd00::1"], "n2": ["192.0.2.2", "fd00::2"], "n3": ["192.0.2.3"]}
 
 
-def prefixes(routed: list[tuple[str, str]] = [], **kept: list[str]) -> dict[str, list[str]]:  # noqa: B006
-    return {name: found for name, found in peers.workload_prefixes(ADDRESSES, kept, routed).items() if found}
+def prefixes(routed: Sequence[tuple[str, str]] = (), **kept: list[str]) -> dict[str, list[str]]:
+    return {name: found for name, found in peers.workload_prefixes(ADDRESSES, kept, list(routed)).items() if found}
 
 
 def test_a_prefix_that_is_routed_by_way_of_a_node_is_of_its_workloads() -> None:

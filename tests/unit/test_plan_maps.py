@@ -115,7 +115,7 @@ def test_what_the_kernel_packed_plans_like_a_table(
 ) -> None:
     pairs = list(observed.items())
     parts = [part for part in (pairs[:3], pairs[3:]) if part]
-    blocks = [(b"".join(k for k, _ in part), b"".join(v for _, v in part)) for part in parts]
+    blocks = [(b"".join(k for k, __ in part), b"".join(v for __, v in part)) for part in parts]
     packed = Entries(4, 2, blocks, distinct)
     plan = plan_for(packed, desired, UNKNOWN, purge=purge)
     assert plan == plan_for(observed, desired, UNKNOWN, purge=purge)

@@ -17,8 +17,9 @@ NAMES = ["n1", "n2", "n3", "n4"]
 Hosts = dict[str, dict[str, Any]]
 
 
-def leaving(*names: str, told_by: Sequence[str] = NAMES) -> Hosts:
-    return {one: {"node_settings": {"overlay_retire": list(names)} if one in told_by else {}} for one in NAMES}
+def leaving(*names: str, told_by: Sequence[str] | None = None) -> Hosts:
+    tellers = NAMES if told_by is None else told_by
+    return {one: {"node_settings": {"overlay_retire": list(names)} if one in tellers else {}} for one in NAMES}
 
 
 def test_who_leaves_is_named_by_any_host_and_told_in_the_order_of_the_nodes() -> None:

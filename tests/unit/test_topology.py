@@ -319,8 +319,8 @@ def test_every_node_knows_every_other_and_never_itself(nodes: int) -> None:
 
 
 def check_places(ifindexes: set[int], places: list[tuple[int, int]]) -> None:
-    assert {ifindex for _, ifindex in places} == ifindexes
-    assert len({place for place, _ in places}) == len(places)
+    assert {ifindex for __, ifindex in places} == ifindexes
+    assert len({place for place, __ in places}) == len(places)
     assert all(place in topology.candidates(ifindex) for place, ifindex in places)
 
 

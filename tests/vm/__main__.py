@@ -47,6 +47,11 @@ def table(outcomes: Mapping[str, machine.Outcome]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def say(check: str, told: str) -> None:
+    """Progress, a line for each check."""
+    print(f"  {check}: {told}", flush=True)
+
+
 def main(what: str, names: Sequence[str], known: Mapping[str, Boot]) -> int:
     """Boot those of ``known`` that are named, or all. Logs are in ``build/WHAT/NAME.log``.
 
@@ -64,8 +69,7 @@ def main(what: str, names: Sequence[str], known: Mapping[str, Boot]) -> int:
             for name in chosen:
                 boot, log = known[name], BUILD / what / f"{name}.log"
                 print(f"{boot.title}: booting; its console is in {log}", flush=True)
-                follow = lambda check, told: print(f"  {check}: {told}", flush=True)  # noqa: E731
-                outcomes[boot.title] = machine.run(boot.system, log, follow, boot.wiring)
+                outcomes[boot.title] = machine.run(boot.system, log, say, boot.wiring)
     except LabError as error:
         print(f"{what}: {error}", file=sys.stderr)
         return 2

@@ -87,7 +87,7 @@ class StoredRuntime:
 
     def check(self) -> None:
         """Raises :class:`OverlayError` where it is not there or damaged."""
-        _ = self.format
+        __ = self.format
 
     @property
     def format(self) -> int:

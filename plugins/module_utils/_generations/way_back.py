@@ -344,5 +344,5 @@ def main(arguments: list[str]) -> int:
             boot(store)
     except OverlayError as error:
         answer = {"failed": True, "msg": str(error), "error": error.parts()}
-    print(json.dumps(answer))
+    sys.stdout.write(f"{json.dumps(answer)}\n")
     return 1 if answer.get("failed") else 0

@@ -80,11 +80,8 @@ class Draft:
             here = self.filters.get(item.hook, [])
             if item.mechanism == CLSACT:
                 name = filter_name(self.wish.owner, item.program.name)
-                at = next(
-                    number
-                    for number, other in enumerate(here)
-                    if (other.name, other.priority, other.handle) == (name, item.priority, item.handle)
-                )
+                places = [(other.name, other.priority, other.handle) for other in here]
+                at = places.index((name, item.priority, item.handle))
                 here = [other for number, other in enumerate(here) if (other.priority, number) > (item.priority, at)]
             behind = takers_of((other for other in here if not self.wish.owns(other)), self.seen)
             told += [f"{item.interface} {item.direction} {label}" for label in behind]

@@ -256,7 +256,7 @@ def map_lookup_batch(fd: int, key_size: int, value_size: int, count: int = 8192)
     A trie that changes meanwhile may yield a key twice. ``value_size`` is the stride.
     """
     # Hash maps keep a 4-byte bucket number in the cursor, the others a whole key.
-    cursor, following = (ctypes.create_string_buffer(max(key_size, 8)) for _ in range(2))
+    cursor, following = (ctypes.create_string_buffer(max(key_size, 8)) for __ in range(2))
     keys, values = (ctypes.create_string_buffer(count * size) for size in (key_size, value_size))
     first, code = True, 0
     while code != errno.ENOENT:

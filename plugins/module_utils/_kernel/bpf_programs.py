@@ -89,7 +89,7 @@ def prog_load(
         head = struct.pack("=IIQQIIQII", prog_type, len(code) // 8, address(instructions), address(licence), level,
                            size, address(log), 0, 0)  # fmt: skip
         attr = head + object_name(name) + struct.pack("=II", 0, expected_attach_type)
-        for _ in range(5):  # EAGAIN: the verifier was interrupted; libbpf's sys_bpf_prog_load asks five times too
+        for __ in range(5):  # EAGAIN: the verifier was interrupted; libbpf's sys_bpf_prog_load asks five times too
             try:
                 return bpf(PROG_LOAD, ctypes.create_string_buffer(attr, len(attr)))
             except OSError as error:

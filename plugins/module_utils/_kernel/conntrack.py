@@ -51,7 +51,7 @@ def flag_live_entries() -> int:
     try:
         with _opened() as conntrack:
             # Twice: a dump may miss entries that move to another bucket meanwhile (``ctnetlink_dump_table``).
-            return sum(_request_all(conntrack, list(_requests(conntrack, _request_for))) for _ in range(2))
+            return sum(_request_all(conntrack, list(_requests(conntrack, _request_for))) for __ in range(2))
     except OSError as error:
         raise _refused("flag the live connections as liberal", error) from error
 
@@ -74,7 +74,7 @@ def delete_entries(connections: Collection[Connection]) -> int:
 
     try:
         with _opened() as conntrack:
-            return sum(_request_all(conntrack, list(_requests(conntrack, request_for))) for _ in range(2))
+            return sum(_request_all(conntrack, list(_requests(conntrack, request_for))) for __ in range(2))
     except OSError as error:
         raise _refused("delete the entries of connections", error) from error
 

@@ -84,7 +84,7 @@ class Dumper:
         return found
 
     def _dump(self, command: int, ifindex: int, parent: int) -> list[Message]:
-        for _ in range(10):
+        for __ in range(10):
             entries, interrupted = self._dump_once(command, ifindex, parent)
             if not interrupted:
                 return entries

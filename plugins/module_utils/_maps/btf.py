@@ -67,7 +67,7 @@ def _string(text: bytes, at: int) -> str:
 def _resolve(types: list[Type], id_: int) -> tuple[Type, str | None]:
     """The type behind typedefs and qualifiers, and the meaning that a name on the way gave it."""
     meaning = None
-    for _ in types:
+    for __ in types:
         if id_ >= len(types):
             break
         found = types[id_]

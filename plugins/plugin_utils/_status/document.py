@@ -20,8 +20,8 @@ OWNER = "ebpf.overlay"
 ELSEWHERE = "elsewhere"
 
 # The numbers are in this order: what went the short way, why a packet did not, what became of handshakes and flows.
-_REDIRECTED = frozenset(name for number, (name, _) in REASONS.items() if number < PASSED)
-_PASSED = frozenset(name for number, (name, _) in REASONS.items() if PASSED <= number < EVENTS)
+_REDIRECTED = frozenset(name for number, (name, __) in REASONS.items() if number < PASSED)
+_PASSED = frozenset(name for number, (name, __) in REASONS.items() if PASSED <= number < EVENTS)
 # Packets that are none of a listed service: no fast path is meant for them.
 _NOT_MEANT = frozenset(("not_ip", "not_tcp", "malformed", "fragment", "not_service"))
 

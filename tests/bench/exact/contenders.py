@@ -114,7 +114,7 @@ def _mac(namespace: str) -> int:
 
 
 def _study(name: str) -> Hooks:
-    towards, _, back = name.partition("_")
+    towards, __, back = name.partition("_")
     return dict(zip(_INGRESS, (_studies().programs[f"to_{towards}"], _studies().programs[f"back_{back}"])))
 
 
@@ -169,7 +169,7 @@ def _attached(hooks: Hooks, tcx: bool) -> Iterator[None]:
             for link in links:
                 os.close(link)
         return
-    sides = dict.fromkeys(side for side, _ in hooks)
+    sides = dict.fromkeys(side for side, __ in hooks)
     with TrafficControl() as traffic_control:
         for side in sides:
             traffic_control.add_clsact(interfaces[side])

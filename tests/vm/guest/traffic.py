@@ -63,7 +63,7 @@ def kernel_path(network: Network, families: Sequence[int] = (4, 6)) -> None:
 def exchange(client: Endpoint, address: str) -> int:
     """A few small answers and a big one over one connection, to its end; returns the client's port."""
     with client.connect(address, HTTP_PORT, 30) as connection:
-        for _ in range(5):
+        for __ in range(5):
             ask(connection)
         ask(connection, BULK)
         port = int(connection.getsockname()[1])

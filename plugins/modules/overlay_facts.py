@@ -113,7 +113,7 @@ ansible_facts:
           - {name: tunl0, reason: "its packets have no Ethernet header (link type ipip)"}
         own_addresses: ["198.18.0.11", "fd00:198:18::11"]
         routes:
-          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0, source: null}
+          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0, source: null, table: null}
         uplinks:
           - addresses: ["198.18.0.11/24"]
             gateways: ["198.18.0.1"]

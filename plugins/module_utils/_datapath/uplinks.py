@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -77,15 +78,20 @@ def told(left_out: Iterable[Facts]) -> list[str]:
     return [f"link {one['name']} is no uplink: {one['reason']}" for one in left_out]
 
 
-def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[str]:
+def own_addresses(interfaces: Sequence[Facts], routes: Iterable[Facts]) -> list[str]:
     """The addresses by which other machines know this one, without those that move between machines.
 
     Addresses of services are kept on dummies (kube-ipvs0), and on the loopback the same one may be on all nodes; there
-    only the address counts that a default route names as its source.
+    only the address counts that a default route names as its source, or a route by way of a gateway, as routing daemons
+    write them on nodes whose address is on the loopback. Only the main table is asked: in others, routes of an address
+    that moves name it too.
     """
-    sources = {route["source"] for route in routes if is_default(route["prefix"]) and route["source"]}
-    used = {route["interface"] for route in routes if is_default(route["prefix"])}
-    found = set(sources)
+    routes = [route for route in routes if route.get("table") is None]
+    looped = {address.split("/")[0] for one in interfaces if one["loopback"] for address in one["addresses"]}
+    defaults = [route for route in routes if is_default(route["prefix"])]
+    found = {route["source"] for route in defaults if route["source"]}
+    found |= looped & {route["source"] for route in routes if route["gateway"]}
+    used = {route["interface"] for route in defaults}
     for interface in interfaces:
         shared = interface["loopback"] or interface["kind"] in ("dummy", "macvlan", "ipvlan")
         if not shared or interface["name"] in used:
@@ -94,37 +100,56 @@ def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[
 
 
 def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
-    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops."""
-    table = RouteTable(route for route in routes if route["interface"])
-    wanted = (peer.split("/")[0] for peer in peers)
-    return {route["interface"] for address in wanted for route in table.find(address)}
+    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops, in each table to
+    which rules lead: the route to the beginning of a prefix, and those to parts of it."""
+    table = RouteTables(route for route in routes if route["interface"])
+    return {route["interface"] for peer in peers for route in table.within(peer)}
 
 
-class RouteTable:
-    """Longest prefix first, then the lowest metric, as the kernel looks up a route."""
+class RouteTables:
+    """Longest prefix first, then the lowest metric, as the kernel looks up a route; in each table by itself."""
 
     def __init__(self, routes: Iterable[Facts]) -> None:
-        self._tables: dict[tuple[int, int], dict[int, list[Facts]]] = {}
+        self._tables: dict[tuple[Any, int, int], dict[int, list[Facts]]] = {}
         for route in routes:
             network = ipaddress.ip_network(route["prefix"], strict=False)
-            table = self._tables.setdefault((network.version, network.prefixlen), {})
+            table = self._tables.setdefault((route.get("table"), network.version, network.prefixlen), {})
             known = table.setdefault(int(network.network_address), [])
             if known and route["metric"] < known[0]["metric"]:
                 known.clear()
             if not known or route["metric"] == known[0]["metric"]:
                 known.append(route)
-        self._lengths = sorted(self._tables, reverse=True)
+        self._lengths = sorted(self._tables, key=lambda one: -one[2])
+        ordered = sorted(
+            ((version, start, length, str(table)), hops)
+            for (table, version, length), starts in self._tables.items()
+            for start, hops in starts.items()
+        )
+        self._places = [place for place, _hops in ordered]
+        self._hops = [hops for _place, hops in ordered]
 
-    def find(self, address: str) -> list[Facts]:
-        """The route to ``address``: one entry for each of its next hops; none where there is no route."""
+    def find(self, address: str, longest: int = 128) -> list[Facts]:
+        """The route to ``address``: one entry for each of its next hops, from each table; none where there is no
+        route. ``longest``: the prefix length to begin with."""
         wanted = ipaddress.ip_address(address)
-        for version, length in self._lengths:
-            if version == wanted.version:
+        found: dict[Any, list[Facts]] = {}
+        for table, version, length in self._lengths:
+            if version == wanted.version and length <= longest and table not in found:
                 rest = wanted.max_prefixlen - length
-                hops = self._tables[version, length].get(int(wanted) >> rest << rest)
+                hops = self._tables[table, version, length].get(int(wanted) >> rest << rest)
                 if hops:
-                    return hops
-        return []
+                    found[table] = hops
+        return [hop for hops in found.values() for hop in hops]
+
+    def within(self, peer: str) -> list[Facts]:
+        """The routes by which packets to an address, or to any of a prefix, may go: of each table, the one that holds
+        all of it, and those to its parts."""
+        network = ipaddress.ip_network(peer, strict=False)
+        start = network.version, int(network.network_address), network.prefixlen
+        end = network.version, int(network.broadcast_address), network.max_prefixlen + 1
+        parts = self._hops[bisect_left(self._places, start) : bisect_left(self._places, end)]
+        whole = self.find(str(network.network_address), network.prefixlen)
+        return [*whole, *(hop for hops in parts for hop in hops)]
 
 
 def is_glob(name: str) -> bool:

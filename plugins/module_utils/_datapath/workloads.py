@@ -31,7 +31,7 @@ def find_workloads(
     """
     by_name = {interface["name"]: interface for interface in interfaces if matches(interface["name"], globs)}
     own = {address.split("/")[0] for interface in interfaces for address in interface["addresses"]}
-    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    found: dict[str, tuple[tuple[bool, int], dict[str, Any]]] = {}
     for route in routes:
         interface = by_name.get(route["interface"])
         if interface is None or route["gateway"]:
@@ -40,7 +40,8 @@ def find_workloads(
         address = str(network.network_address)
         if network.prefixlen != network.max_prefixlen or address in own:
             continue
-        if address in found and found[address][0] <= route["metric"]:
+        rank = route.get("table") is not None, route["metric"]  # the main table first
+        if address in found and found[address][0] <= rank:
             continue
         workload = {
             "address": address,
@@ -49,8 +50,8 @@ def find_workloads(
             "mtu": interface["mtu"],
             "mac": neighbours.get(address),
         }
-        found[address] = route["metric"], workload
-    return [workload for _address, (_metric, workload) in sorted(found.items())]
+        found[address] = rank, workload
+    return [workload for _address, (_rank, workload) in sorted(found.items())]
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:

@@ -94,7 +94,7 @@ def gather(params: Params, command: ip.Run, available: Callable[[str], bool], wa
     if unknown:
         warn(f"Whether nft has chains on single interfaces is not known: {unknown}")
     routes = ip.routes(command)
-    interfaces = ip.interfaces(command, routes)
+    interfaces = ip.interfaces(command, [route for route in routes if route["table"] is None])
     for interface in interfaces:
         interface["unfit"] = _uplinks.why_unfit(interface, workload_globs, chains)
     workloads = _workloads.find_workloads(interfaces, routes, ip.neighbours(command), workload_globs)

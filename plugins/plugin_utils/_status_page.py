@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.wiring import uplink_text
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _connections
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._fleet_status import share_text
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._status_picture import DENSE, SPARSE, picture
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._status_style import STYLE
@@ -175,7 +177,8 @@ def _table(fleet: Mapping[str, Any]) -> str:
         return ""
     heads = (
         ("node", ""), ("state", ""), ("generation", ""), ("mode", ""), ("workloads", "n"), ("attached", ""),
-        ("open flows", "n"), ("on the fast path", ""), ("packets, fast", "n"), ("packets, kernel", "n"),
+        ("open flows", "n"), ("admitted", "n"), ("on the fast path", ""), ("packets, fast", "n"),
+        ("packets, kernel", "n"),
     )  # fmt: skip
     head = "".join(f'<th scope="col" class="{kind}">{title}</th>' for title, kind in heads)
     rows = "".join(_row(node) for node in fleet["nodes"])
@@ -199,6 +202,7 @@ def _row(node: Mapping[str, Any]) -> str:
         ("n", str(len(node["workloads"])) if node["state"] != "unreachable" else "–"),
         ("", escape(attached) or "–"),
         ("n", _count(flows["open"]) if flows else "–"),
+        ("n", escape(share_text(node["connections"]).replace("-", "–"))),
         ("path", share),
         ("n", _count(traffic["fast"]["packets"]) if traffic else "–"),
         ("n", _count(traffic["kernel"]["packets"]) if traffic else "–"),
@@ -226,12 +230,15 @@ def _detail(node: Mapping[str, Any]) -> str:
         (f"{item['interface']} {item['direction']}", f"{item['program']}, {_slot(item)}")
         for item in node["attachments"]
     ]
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in node["notes"])
+    sentences = [*node["notes"], *(_connections.told(node["connections"]) if node["connections"] else ())]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in sentences)
+    uplinks = [uplink_text(one).partition(" ")[::2] for one in (node["wiring"] or {}).get("uplinks", ())]
     counters = sorted(node["counters"].items(), key=lambda item: -item[1]["packets"])
     counted = [(label, f"{_count(count['packets'])} packets, {_size(count['bytes'])}") for label, count in counters]
     return (
         f'<details><summary>{_badge(node)} {escape(node["name"])}</summary>{notes}<div class="columns">'
-        f"{_list('Workloads', workloads)}{_list('Our filters', attachments)}{_list('Counters', counted)}"
+        f"{_list('Uplinks', uplinks)}{_list('Workloads', workloads)}"
+        f"{_list('Our filters', attachments)}{_list('Counters', counted)}"
         "</div></details>"
     )
 

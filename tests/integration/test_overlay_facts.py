@@ -62,9 +62,9 @@ def gather(node: Sandbox, **params: Any) -> dict[str, Any]:
     return found
 
 
-def hindrances(node: Sandbox) -> dict[str, dict[str, str]]:
-    keys = ("never_by_peer", "may_be_taken", "never_admitted")
-    return {one["address"]: {key: one[key] for key in keys if one[key]} for one in gather(node)["workloads"]}
+def hindrances(node: Sandbox, **params: Any) -> dict[str, dict[str, str]]:
+    keys = ("never_by_peer", "may_be_taken", "never_admitted", "unfit", "excluded")
+    return {one["address"]: {key: one[key] for key in keys if one[key]} for one in gather(node, **params)["workloads"]}
 
 
 def test_uplinks_are_all_next_hops_and_links_left_out_have_their_reason(node: Sandbox) -> None:
@@ -91,7 +91,8 @@ def test_next_hop_objects_are_followed_where_the_kernel_tells_them_by_number_onl
 def test_routes_of_tables_to_which_rules_lead_count_and_those_of_others_do_not(node: Sandbox) -> None:
     before = gather(node)["routes"]
     node.sh(
-        "ip rule add fwmark 5 table 100; ip rule add to 10.7.0.0/16 goto 32766; ip rule add pref 9 from 10.7.7.7 blackhole"
+        "ip rule add fwmark 5 table 100; ip rule add to 10.7.0.0/16 goto 32766"
+        "; ip rule add pref 9 from 10.7.7.7 blackhole"
         "; ip -6 rule add from fd00::1 table 100; ip route add default via 198.51.100.254 dev p0 onlink table 100"
         "; ip route add local 10.8.8.8 dev eth0 table 100"
         "; ip -6 route add default via fd00::254 dev eth0 table 100"
@@ -154,6 +155,25 @@ def test_what_is_on_the_interface_of_a_workload_is_named(node: Sandbox) -> None:
     found = hindrances(node)
     assert found["10.244.1.11"] == {"never_by_peer": "the qdisc tbf"}
     assert found["10.244.1.12"] == {"may_be_taken": "the u32 filter of priority 5"}
+
+
+def test_a_workload_without_ethernet_never_qualifies(node: Sandbox) -> None:
+    node.sh("ip tuntap add cali3 mode tun; ip link set cali3 up; ip route add 10.244.1.13 dev cali3")
+    found = hindrances(node)
+    assert found["10.244.1.13"] == {"unfit": "its packets have no Ethernet header (link type none)"}
+    assert found["10.244.1.11"] == {}
+
+
+def test_workloads_that_the_user_excludes_are_told_with_the_reason(node: Sandbox) -> None:
+    node.sh("ip -6 route add fd44::11 dev cali1")
+    excluded = ["10.244.1.11", "cali2"]
+    assert hindrances(node, exclude=excluded) == {
+        "10.244.1.11": {"excluded": "10.244.1.11/32"}, "10.244.1.12": {"excluded": "cali2"}, "fd44::11": {},
+    }  # fmt: skip
+    assert set(hindrances(node, exclude=["cali*"])["fd44::11"]) == {"excluded"}
+    refused = node.module("overlay_facts", exclude=["10.244.1.11/24"])
+    assert "overlay_exclude[0]" in refused["msg"]
+    assert "host bits" in refused["msg"]
 
 
 def test_programs_of_others_count_and_our_own_do_not(node: Sandbox) -> None:

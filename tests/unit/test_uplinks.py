@@ -122,9 +122,9 @@ def test_the_ways_to_others_include_all_next_hops_and_tunnels() -> None:
         route("10.1.3.0/26", "eth3", "203.0.113.4", metric=50),
         route("10.1.4.0/26", None),
     ]
-    assert _uplinks.find_links(routes, ["192.0.2.2", "10.1.2.0/26"]) == {"eth0", "vxlan.calico"}
-    assert _uplinks.find_links(routes, ["10.1.3.0/26"]) == {"eth1", "eth2"}
-    assert _uplinks.find_links(routes[1:], ["192.0.2.2", "10.9.0.0/16"]) == {"eth0"}
+    assert set(_uplinks.ways_to(routes, ["192.0.2.2", "10.1.2.0/26"])) == {"eth0", "vxlan.calico"}
+    assert set(_uplinks.ways_to(routes, ["10.1.3.0/26"])) == {"eth1", "eth2"}
+    assert set(_uplinks.ways_to(routes[1:], ["192.0.2.2", "10.9.0.0/16"])) == {"eth0"}
 
 
 def test_each_table_to_which_a_rule_leads_is_looked_up_by_itself() -> None:
@@ -135,8 +135,8 @@ def test_each_table_to_which_a_rule_leads_is_looked_up_by_itself() -> None:
         route("10.1.2.0/24", "eth2", "203.0.113.1", metric=5, table="100"),
         route("10.9.0.0/16", "eth3", "203.0.113.1", table="7"),
     ]
-    assert _uplinks.find_links(routes, ["10.1.2.3"]) == {"eth0", "eth2"}
-    assert _uplinks.find_links(routes, ["10.1.3.3"]) == {"eth0", "eth1"}
+    assert set(_uplinks.ways_to(routes, ["10.1.2.3"])) == {"eth0", "eth2"}
+    assert set(_uplinks.ways_to(routes, ["10.1.3.3"])) == {"eth0", "eth1"}
     found, _left_out = _uplinks.find_uplinks([link("eth4")], [route("0.0.0.0/0", "eth4", table="100")], [])
     assert [one["name"] for one in found] == ["eth4"]
 
@@ -176,9 +176,9 @@ def test_a_prefix_is_reached_by_the_route_to_all_of_it_and_those_to_its_parts() 
         route("10.1.255.255/32", "eth3", "192.0.2.254"),
         route("10.2.0.0/32", "eth4", "192.0.2.254"),
     ]
-    assert _uplinks.find_links(routes, ["10.1.0.0/20"]) == {"eth1", "eth2"}
-    assert _uplinks.find_links(routes, ["10.1.0.0/16"]) == {"eth1", "eth2", "eth3"}
-    assert _uplinks.find_links(routes, ["10.1.0.0/15"]) == {"eth0", "eth1", "eth2", "eth3"}
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/20"])) == {"eth1", "eth2"}
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/16"])) == {"eth1", "eth2", "eth3"}
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/15"])) == {"eth0", "eth1", "eth2", "eth3"}
 
 
 def address(local: str, length: int, **more: Any) -> Found:

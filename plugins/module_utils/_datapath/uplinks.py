@@ -11,6 +11,9 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 
+from .peers import is_address
+from .workloads import without_ethernet
+
 Facts = Mapping[str, Any]
 
 
@@ -24,8 +27,8 @@ def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[
         return "it is the loopback"
     if any(fnmatchcase(name, glob) for glob in workload_globs):
         return "it is the interface of a workload"
-    if interface["link_type"] != "ether":
-        return f"its packets have no Ethernet header (link type {interface['link_type'] or 'unknown'})"
+    if without_ethernet(interface):
+        return without_ethernet(interface)
     if interface["external"]:
         return "the tunnel of each packet is chosen outside of its header (external)"
     if interface["kind"] == "vrf":
@@ -99,11 +102,16 @@ def own_addresses(interfaces: Sequence[Facts], routes: Iterable[Facts]) -> list[
     return sorted(found)
 
 
-def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
-    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops, in each table to
-    which rules lead: the route to the beginning of a prefix, and those to parts of it."""
+def ways_to(routes: Sequence[Facts], peers: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The interfaces by which a node reaches ``peers``, by all next hops, in each table to which rules lead: by the
+    route to all of a prefix, and by those to its parts. Name -> how many ``addresses`` and ``prefixes`` of peers."""
     table = RouteTables(route for route in routes if route["interface"])
-    return {route["interface"] for peer in peers for route in table.within(peer)}
+    found: dict[str, dict[str, int]] = {}
+    for peer in peers:
+        kind = "addresses" if is_address(peer) else "prefixes"
+        for name in {route["interface"] for route in table.within(peer)}:
+            found.setdefault(name, {"addresses": 0, "prefixes": 0})[kind] += 1
+    return found
 
 
 class RouteTables:
@@ -128,15 +136,18 @@ class RouteTables:
         self._places = [place for place, _hops in ordered]
         self._hops = [hops for _place, hops in ordered]
 
-    def find(self, address: str, longest: int = 128) -> list[Facts]:
+    def find(self, address: str) -> list[Facts]:
         """The route to ``address``: one entry for each of its next hops, from each table; none where there is no
-        route. ``longest``: the prefix length to begin with."""
+        route."""
         wanted = ipaddress.ip_address(address)
+        return self._find(wanted.version, int(wanted), wanted.max_prefixlen, wanted.max_prefixlen)
+
+    def _find(self, version: int, address: int, bits: int, longest: int) -> list[Facts]:
         found: dict[Any, list[Facts]] = {}
-        for table, version, length in self._lengths:
-            if version == wanted.version and length <= longest and table not in found:
-                rest = wanted.max_prefixlen - length
-                hops = self._tables[table, version, length].get(int(wanted) >> rest << rest)
+        for table, family, length in self._lengths:
+            if family == version and length <= longest and table not in found:
+                rest = bits - length
+                hops = self._tables[table, family, length].get(address >> rest << rest)
                 if hops:
                     found[table] = hops
         return [hop for hops in found.values() for hop in hops]
@@ -145,11 +156,12 @@ class RouteTables:
         """The routes by which packets to an address, or to any of a prefix, may go: of each table, the one that holds
         all of it, and those to its parts."""
         network = ipaddress.ip_network(peer, strict=False)
-        start = network.version, int(network.network_address), network.prefixlen
-        end = network.version, int(network.broadcast_address), network.max_prefixlen + 1
-        parts = self._hops[bisect_left(self._places, start) : bisect_left(self._places, end)]
-        whole = self.find(str(network.network_address), network.prefixlen)
-        return [*whole, *(hop for hops in parts for hop in hops)]
+        version, bits, length = network.version, network.max_prefixlen, network.prefixlen
+        first = int(network.network_address)
+        whole = self._find(version, first, bits, length)
+        start = bisect_left(self._places, (version, first, length))
+        end = bisect_left(self._places, (version, first + (1 << bits - length), 0))
+        return [*whole, *(hop for hops in self._hops[start:end] for hop in hops)]
 
 
 def is_glob(name: str) -> bool:

@@ -15,10 +15,11 @@ from ansible.utils.display import Display
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peers as _peers
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import services as _services
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
-from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict, _wiring_report
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 _FORGOTTEN = "and the other nodes' maps do not name the node any more"
@@ -160,7 +161,7 @@ def probe_verdict(
 
 
 def _probed(workloads: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [one for one in workloads if not (one["never_admitted"] or one["may_be_taken"])][:3]
+    return [one for one in workloads if _workloads.qualifies(one) and not one["may_be_taken"]][:3]
 
 
 def _ports(services: Any) -> list[int]:
@@ -235,6 +236,12 @@ def fleet_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]
     return lines + [f"{name}: {told}" for name, told in silent.items()]
 
 
+def wiring_report(names: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """What this run found on the nodes for which it made a plan: :func:`_wiring_report.wiring_report`."""
+    plans = {name: planned for name in names if (planned := raw_variables(hostvars, name).get("node_planned"))}
+    return _wiring_report.wiring_report({name: json.loads(planned)["wiring"] for name, planned in plans.items()})
+
+
 def _who_forgot(names: Iterable[str], hostvars: Mapping[str, Any]) -> str:
     """Whether the maps of those that stay still name who leaves."""
     known = {name: raw_variables(hostvars, name) for name in names}
@@ -281,4 +288,5 @@ class FilterModule:
             "whereabouts": whereabouts,
             "verdicts": verdicts,
             "fleet_report": fleet_report,
+            "wiring_report": wiring_report,
         }

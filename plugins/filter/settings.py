@@ -17,7 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import peers, services
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import exclusions, peers, services
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _settings
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
@@ -50,6 +50,8 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
             services.parse_services(found["overlay_services"])
         if "overlay_peers" in found:
             peers.parse_peers(found["overlay_peers"])
+        if "overlay_exclude" in found:
+            exclusions.parse_exclude(found["overlay_exclude"])
         if found.get("overlay_probe_tasks"):
             probe_file(found["overlay_probe_tasks"])
         return found

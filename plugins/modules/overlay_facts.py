@@ -30,6 +30,13 @@ options:
     type: list
     elements: str
     default: [cali*]
+  exclude:
+    description:
+      - Workloads that stay in the kernel's path, by address, prefix or name of their interface, globs allowed.
+      - They are told as all others are, with the entry that names them in C(excluded).
+    type: list
+    elements: str
+    default: []
   known_peers:
     description:
       - Whether to tell the peers of the node's confirmed generation. They stay where they are while the facts of other
@@ -113,7 +120,7 @@ ansible_facts:
           - {name: tunl0, reason: "its packets have no Ethernet header (link type ipip)"}
         own_addresses: ["198.18.0.11", "fd00:198:18::11"]
         routes:
-          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0, source: null}
+          - {prefix: 10.244.2.0/24, interface: ens47f1, gateway: 198.18.0.12, metric: 0, source: null, table: null}
         uplinks:
           - addresses: ["198.18.0.11/24"]
             gateways: ["198.18.0.1"]
@@ -126,6 +133,7 @@ ansible_facts:
         workload_prefixes: [10.244.1.0/26]
         workloads:
           - address: 10.244.1.11
+            excluded: ""
             ifindex: 5
             interface: cali0a1b2c3d
             mac: "02:00:0a:f4:01:0b"
@@ -133,6 +141,7 @@ ansible_facts:
             mtu: 1500
             never_admitted: ""
             never_by_peer: "the qdisc tbf"
+            unfit: ""
 """
 
 from ansible.module_utils.basic import AnsibleModule

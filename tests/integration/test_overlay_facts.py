@@ -62,9 +62,9 @@ def gather(node: Sandbox, **params: Any) -> dict[str, Any]:
     return found
 
 
-def hindrances(node: Sandbox) -> dict[str, dict[str, str]]:
-    keys = ("never_by_peer", "may_be_taken", "never_admitted")
-    return {one["address"]: {key: one[key] for key in keys if one[key]} for one in gather(node)["workloads"]}
+def hindrances(node: Sandbox, **params: Any) -> dict[str, dict[str, str]]:
+    keys = ("never_by_peer", "may_be_taken", "never_admitted", "unfit", "excluded")
+    return {one["address"]: {key: one[key] for key in keys if one[key]} for one in gather(node, **params)["workloads"]}
 
 
 def test_uplinks_are_all_next_hops_and_links_left_out_have_their_reason(node: Sandbox) -> None:
@@ -88,6 +88,52 @@ def test_next_hop_objects_are_followed_where_the_kernel_tells_them_by_number_onl
     assert gather(node)["routes"] == before
 
 
+def test_routes_of_tables_to_which_rules_lead_count_and_those_of_others_do_not(node: Sandbox) -> None:
+    before = gather(node)["routes"]
+    node.sh(
+        "ip rule add fwmark 5 table 100; ip rule add to 10.7.0.0/16 goto 32766"
+        "; ip rule add pref 9 from 10.7.7.7 blackhole"
+        "; ip -6 rule add from fd00::1 table 100; ip route add default via 198.51.100.254 dev p0 onlink table 100"
+        "; ip route add local 10.8.8.8 dev eth0 table 100"
+        "; ip -6 route add default via fd00::254 dev eth0 table 100"
+        "; ip route add default via 192.0.2.254 dev br0 table 200"
+        "; ip route add 10.244.1.13 dev cali1 table 100; ip route add 10.244.1.12 dev cali1 table 100"
+    )
+    told = gather(node)
+    added = [one for one in told["routes"] if one not in before]
+    assert [(one["prefix"], one["interface"], one["table"]) for one in added] == [
+        ("0.0.0.0/0", "p0", "100"), ("::/0", "eth0", "100"),
+    ]  # fmt: skip
+    assert [one for one in before if one not in told["routes"]] == []
+    assert [one["name"] for one in told["uplinks"]] == ["br0", "eth0", "eth1", "p0"]
+    workloads = {one["address"]: one["interface"] for one in told["workloads"]}
+    assert workloads == {"10.244.1.11": "cali1", "10.244.1.12": "cali2", "10.244.1.13": "cali1"}
+    assert "198.51.100.9" not in told["own_addresses"], "eth3 is led to by no route"
+
+
+def test_an_address_on_the_loopback_is_the_nodes_own_where_routes_to_others_begin_there(node: Sandbox) -> None:
+    assert "203.0.113.9" not in gather(node)["own_addresses"]
+    node.sh("ip rule add from 203.0.113.9 table 100; ip route add default via 198.18.0.2 src 203.0.113.9 table 100")
+    assert "203.0.113.9" not in gather(node)["own_addresses"], "an address that moves may have a table of its own"
+    node.sh("ip route add 10.244.6.0/26 via 198.18.0.6 src 203.0.113.9")
+    assert "203.0.113.9" in gather(node)["own_addresses"]
+
+
+def test_addresses_of_services_that_come_and_go_change_nothing_that_a_generation_is_made_of(node: Sandbox) -> None:
+    node.sh("ip address add 10.96.0.1/32 dev p2")
+    keys = ("own_addresses", "uplinks", "workloads", "workload_prefixes", "links_left_out")
+    before = {key: value for key, value in gather(node).items() if key in keys}
+    node.sh(
+        "ip address add 10.96.0.10/32 dev p2; ip -6 address add fd00:96::10/128 dev p2 nodad"
+        "; ip address add 198.18.0.200/32 dev eth0"
+        "; ip -6 address add fd00::abcd/64 dev eth0 nodad mngtmpaddr; ip -6 address del fd00::abcd/64 dev eth0"
+    )
+    after = {key: value for key, value in gather(node).items() if key in keys}
+    for one in (*before["uplinks"], *after["uplinks"]):
+        del one["addresses"]
+    assert after == before
+
+
 def test_the_workload_prefix_of_a_node_is_what_it_refuses_as_a_whole(node: Sandbox) -> None:
     told = gather(node)
     assert told["workload_prefixes"] == ["10.244.1.0/26", "fd44::/122"]
@@ -109,6 +155,25 @@ def test_what_is_on_the_interface_of_a_workload_is_named(node: Sandbox) -> None:
     found = hindrances(node)
     assert found["10.244.1.11"] == {"never_by_peer": "the qdisc tbf"}
     assert found["10.244.1.12"] == {"may_be_taken": "the u32 filter of priority 5"}
+
+
+def test_a_workload_without_ethernet_never_qualifies(node: Sandbox) -> None:
+    node.sh("ip tuntap add cali3 mode tun; ip link set cali3 up; ip route add 10.244.1.13 dev cali3")
+    found = hindrances(node)
+    assert found["10.244.1.13"] == {"unfit": "its packets have no Ethernet header (link type none)"}
+    assert found["10.244.1.11"] == {}
+
+
+def test_workloads_that_the_user_excludes_are_told_with_the_reason(node: Sandbox) -> None:
+    node.sh("ip -6 route add fd44::11 dev cali1")
+    excluded = ["10.244.1.11", "cali2"]
+    assert hindrances(node, exclude=excluded) == {
+        "10.244.1.11": {"excluded": "10.244.1.11/32"}, "10.244.1.12": {"excluded": "cali2"}, "fd44::11": {},
+    }  # fmt: skip
+    assert set(hindrances(node, exclude=["cali*"])["fd44::11"]) == {"excluded"}
+    refused = node.module("overlay_facts", exclude=["10.244.1.11/24"])
+    assert "overlay_exclude[0]" in refused["msg"]
+    assert "host bits" in refused["msg"]
 
 
 def test_programs_of_others_count_and_our_own_do_not(node: Sandbox) -> None:

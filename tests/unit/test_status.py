@@ -20,6 +20,7 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils._status.page import p
 
 WHEN = "2026-01-15T10:21:07+00:00"
 DRIFT = {"kind": "extra", "object": "map peers", "wanted": None, "found": "1", "owner": None}
+ROUTES = [{"prefix": "0.0.0.0/0", "interface": "eth0", "gateway": "198.18.0.254", "metric": 0, "source": None}]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -37,7 +38,11 @@ def told(number: int, **changes: Any) -> dict[str, Any]:
         "workloads": [workload],
         "control": {"mode": "on"},
         "uplinks": [{"name": "eth0"}],
+        "uplinks_by_route": True,
         "links_left_out": changes.get("links_left_out", []),
+        "interfaces": [{"name": "eth0", "unfit": ""}, {"name": "tun9", "unfit": "its packets have no Ethernet header"}],
+        "routes": changes.get("routes", ROUTES),
+        "known_peers": changes.get("known_peers", ["198.18.0.9/32", "10.244.9.0/24"]),
         "addresses": [f"198.18.0.{number}"],
     }
     pairs = [{"workload": workload["address"], "remote": f"10.244.{number + 1}.11", "flows": 3}]
@@ -66,9 +71,55 @@ def test_what_stays_in_the_kernels_path_is_told_by_name() -> None:
     ]
     assert found["nodes"][1]["notes"] == []
     assert page(found).count('<p class="note">link tunl0 is no uplink') == 1
-    assert [line for line in status_table(found) if ": " in line] == [
-        f"a: {note}" for note in found["nodes"][0]["notes"]
+    assert status_table(found)[3:-2] == [f"a: {note}" for note in found["nodes"][0]["notes"]]
+
+
+def test_uplinks_and_why_links_left_out_and_peers_are_told() -> None:
+    routes = [*ROUTES, {**ROUTES[0], "prefix": "10.244.9.0/26", "interface": "tun9", "gateway": "198.18.0.9"}]
+    found = fleet(a=told(1), b=told(2), c=told(3, routes=routes))
+    assert found["nodes"][0]["wiring"]["uplinks"] == [
+        {"name": "eth0", "why": ["default route", "routes to peers"], "addresses": 1, "prefixes": 1}
     ]
+    assert found["nodes"][2]["notes"] == ["link tun9 is no uplink: its packets have no Ethernet header"]
+    assert status_table(found)[-2:] == [
+        "uplink eth0 (default route, routes to peers); peers: 1 address and 1 prefix: a, b",
+        "uplink eth0 (default route, routes to peers); left out tun9 (its packets have no Ethernet header); "
+        "peers: 1 address and 1 prefix: c",
+    ]
+    assert "default route, routes to peers: 1 address and 1 prefix" in " ".join(read(found).text)
+
+
+def test_a_node_with_the_overlay_says_what_it_lacks_and_one_without_does_not() -> None:
+    lacking = told(1, known_peers=["198.18.0.9/32"])
+    (note,) = fleet(a=lacking)["nodes"][0]["notes"]
+    assert "only addresses" in note
+    lacking["node_generation"]["number"] = 0
+    found = fleet(a=lacking)
+    assert found["nodes"][0]["notes"] == []
+    assert status_table(found)[-1] == "uplink eth0 (default route, routes to peers): a"
+
+
+def test_connections_that_were_not_admitted_are_told_by_the_last_step_that_was_seen() -> None:
+    steps = {"uplink.syn_in": 40, "uplink.syn_out": 60, "workload.answer_in": 30, "workload.answer_out": 30}
+    steps.update({"uplink.ack_in": 29, "uplink.admitted": 29, "workload.syn_in": 10, "workload.syn_out": 10})
+    steps.update({"uplink.answer_in": 10, "uplink.answer_out": 8, "workload.ack_in": 8, "workload.admitted": 8})
+    found = fleet(a=told(1, counts={**steps, "uplink.not_peer": 70, "uplink.same_node": 3}), b=told(2))
+    told_of = found["nodes"][0]["connections"]
+    assert [told_of[key] for key in ("begun", "admitted", "share")] == [50, 37, 0.74]
+    assert {one["step"]: one["connections"] for one in told_of["ended"]} == {
+        "syn_out": 10, "answer_in": 2, "answer_out": 1,
+    }  # fmt: skip
+    assert told_of["not_eligible"] == {"not_peer": 70, "same_node": 3}
+    assert found["totals"]["connections"] == {"begun": 50, "admitted": 37, "share": 0.74}
+    assert found["nodes"][1]["connections"]["share"] is None
+    lines = [line for line in status_table(found) if line.startswith("a:")]
+    assert [words in line for words, line in zip(("10 were not", "2 were not", "1 were not", "70 SYNs"), lines)] == [
+        True
+    ] * 4
+    assert len(lines) == 4, "fewer than the others: both ends on one node"
+    assert "3 SYNs" in " ".join(read(found).text)
+    steps["uplink.admitted"] = steps["uplink.ack_in"] = steps["workload.answer_out"] = steps["workload.answer_in"] = 40
+    assert [line for line in status_table(fleet(a=told(1, counts=steps))) if line.startswith("a:")] == []
 
 
 def test_an_uplink_by_route_is_known_by_its_program() -> None:
@@ -180,14 +231,14 @@ def test_foreign_filter_ahead_is_told_but_no_drift() -> None:
     ahead = {"kind": "ahead", "object": "ours on eth0", "wanted": "runs first", "found": "theirs", "owner": "cilium"}
     document = fleet(n1=told(1, drift=[ahead]))
     assert document["nodes"][0]["state"] == "overlaid"
-    assert status_table(document)[-1] == "n1: ours on eth0: theirs (owner: cilium)"
+    assert status_table(document)[-2] == "n1: ours on eth0: theirs (owner: cilium)"
 
 
 def test_drift_is_in_table_and_page() -> None:
     missing = {"kind": "missing", "object": "map services, key 8080", "wanted": "1", "found": None, "owner": None}
     document = fleet(n1=told(1, drift=[missing]))
     assert document["nodes"][0]["state"] == "drifted"
-    assert status_table(document)[-1] == "n1: map services, key 8080: should be 1; there is nothing"
+    assert status_table(document)[-2] == "n1: map services, key 8080: should be 1; there is nothing"
     assert "map services, key 8080" in "".join(read(document).text)
 
 

@@ -36,7 +36,7 @@ def route(
 
 
 def workload(address: str, interface: str, ifindex: int, **more: str) -> dict[str, Any]:
-    free = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
+    free = dict.fromkeys(("never_by_peer", "may_be_taken", "never_admitted", "unfit", "excluded"), "")
     return {"address": address, "interface": interface, "ifindex": ifindex, "mtu": 1500, "mac": None, **free, **more}
 
 

@@ -122,9 +122,63 @@ def test_the_ways_to_others_include_all_next_hops_and_tunnels() -> None:
         route("10.1.3.0/26", "eth3", "203.0.113.4", metric=50),
         route("10.1.4.0/26", None),
     ]
-    assert _uplinks.find_links(routes, ["192.0.2.2", "10.1.2.0/26"]) == {"eth0", "vxlan.calico"}
-    assert _uplinks.find_links(routes, ["10.1.3.0/26"]) == {"eth1", "eth2"}
-    assert _uplinks.find_links(routes[1:], ["192.0.2.2", "10.9.0.0/16"]) == {"eth0"}
+    assert set(_uplinks.ways_to(routes, ["192.0.2.2", "10.1.2.0/26"])) == {"eth0", "vxlan.calico"}
+    assert set(_uplinks.ways_to(routes, ["10.1.3.0/26"])) == {"eth1", "eth2"}
+    assert set(_uplinks.ways_to(routes[1:], ["192.0.2.2", "10.9.0.0/16"])) == {"eth0"}
+
+
+def test_each_table_to_which_a_rule_leads_is_looked_up_by_itself() -> None:
+    routes = [
+        route("0.0.0.0/0", "eth0", "192.0.2.254"),
+        route("10.1.2.0/24", "eth0", "192.0.2.2"),
+        route("10.1.0.0/16", "eth1", "198.51.100.1", table="100"),
+        route("10.1.2.0/24", "eth2", "203.0.113.1", metric=5, table="100"),
+        route("10.9.0.0/16", "eth3", "203.0.113.1", table="7"),
+    ]
+    assert set(_uplinks.ways_to(routes, ["10.1.2.3"])) == {"eth0", "eth2"}
+    assert set(_uplinks.ways_to(routes, ["10.1.3.3"])) == {"eth0", "eth1"}
+    found, _left_out = _uplinks.find_uplinks([link("eth4")], [route("0.0.0.0/0", "eth4", table="100")], [])
+    assert [one["name"] for one in found] == ["eth4"]
+
+
+def test_the_tables_of_vrfs_count_where_the_rule_for_them_is() -> None:
+    """As iproute2 6.1 prints it with -N: types and tables as numbers."""
+    routed = [
+        {"type": "1", "dst": "default", "gateway": "192.0.2.254", "dev": "eth0", "table": "254"},
+        {"type": "1", "dst": "default", "gateway": "198.51.100.254", "dev": "eth1", "table": "10", "metric": 5},
+        {"type": "1", "dst": "default", "gateway": "203.0.113.254", "dev": "eth2", "table": "11"},
+        {"type": "7", "dst": "default", "table": "10", "metric": 4278198272},
+        {"type": "2", "dst": "198.51.100.1", "dev": "eth1", "table": "10", "prefsrc": "198.51.100.1"},
+    ]
+    links = [{"ifname": "blue", "linkinfo": {"info_kind": "vrf", "info_data": {"table": 10}}}, {"ifname": "eth1"}]
+
+    def printed(*rules: Found) -> list[tuple[Any, ...]]:
+        def run(command: list[str]) -> tuple[int, str, str]:
+            asked = " ".join(command[4:] if command[3] == "-N" else command[3:])
+            told = {"-4 rule show": [{"priority": 0, "src": "all", "table": "255"}, *rules], "link show": links}
+            told["-4 route show table all"] = routed
+            told["-4 route show table 254"] = routed[:1]
+            return 0, json.dumps(told.get(asked, [])), ""
+
+        return [(one["prefix"], one["interface"], one["table"]) for one in ip.routes(run)]
+
+    assert printed() == [("0.0.0.0/0", "eth0", None)]
+    assert printed({"priority": 1000, "src": "all", "l3mdev": None}) == [
+        ("0.0.0.0/0", "eth0", None), ("0.0.0.0/0", "eth1", "10"), ("0.0.0.0/0", None, "10"),
+    ]  # fmt: skip
+
+
+def test_a_prefix_is_reached_by_the_route_to_all_of_it_and_those_to_its_parts() -> None:
+    routes = [
+        route("10.0.0.0/8", "eth0", "192.0.2.254"),
+        route("10.1.0.0/16", "eth1", "192.0.2.254"),
+        route("10.1.0.0/26", "eth2", "192.0.2.254"),
+        route("10.1.255.255/32", "eth3", "192.0.2.254"),
+        route("10.2.0.0/32", "eth4", "192.0.2.254"),
+    ]
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/20"])) == {"eth1", "eth2"}
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/16"])) == {"eth1", "eth2", "eth3"}
+    assert set(_uplinks.ways_to(routes, ["10.1.0.0/15"])) == {"eth0", "eth1", "eth2", "eth3"}
 
 
 def address(local: str, length: int, **more: Any) -> Found:
@@ -194,6 +248,11 @@ def test_what_moves_or_is_the_same_everywhere_is_nobodys_address() -> None:
     # A node whose routes to everywhere come from an address on its loopback is known by that.
     routes = [route("0.0.0.0/0", "eth0", "192.0.2.254", source="192.0.2.200")]
     assert _uplinks.own_addresses(links, routes) == ["10.1.1.0", "192.0.2.1", "192.0.2.200"]
+    # So is one whose routing daemon names it, but not an address that moves and has a table of its own.
+    routed = [route("0.0.0.0/0", "eth0"), route("10.1.2.0/26", "eth0", "fe80::1", source="192.0.2.200")]
+    assert "192.0.2.200" in _uplinks.own_addresses(links, routed)
+    routed = [{**one, "table": "100"} for one in routed] + [route("198.51.100.0/24", "eth0", source="192.0.2.200")]
+    assert "192.0.2.200" not in _uplinks.own_addresses(links, routed)
     # A container's uplink.
     assert "192.0.2.100" in _uplinks.own_addresses(links, [route("0.0.0.0/0", "vrrp.51", "192.0.2.254")])
 
@@ -209,4 +268,4 @@ def test_a_route_is_found_as_a_linear_search_finds_it(prefixes: list[tuple[str, 
     matching = [one for one in routes if address in ipaddress.ip_network(one["prefix"])]
     best = min(((-ipaddress.ip_network(one["prefix"]).prefixlen, one["metric"]) for one in matching), default=None)
     wanted = [one for one in matching if (-ipaddress.ip_network(one["prefix"]).prefixlen, one["metric"]) == best]
-    assert _uplinks.RouteTable(routes).find(str(address)) == wanted
+    assert _uplinks.RouteTables(routes).find(str(address)) == wanted

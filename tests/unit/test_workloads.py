@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import exclusions, workloads
 
 FREE = {"never_by_peer": "", "may_be_taken": "", "never_admitted": ""}
 
 
 def link(name: str, ifindex: int, *addresses: str) -> dict[str, Any]:
-    return {"name": name, "ifindex": ifindex, "mtu": 1500, "addresses": list(addresses)}
+    return {"name": name, "ifindex": ifindex, "mtu": 1500, "addresses": list(addresses), "link_type": "ether"}
 
 
 def route(prefix: str, interface: str | None, gateway: str | None = None, metric: int = 0) -> dict[str, Any]:
@@ -51,6 +52,42 @@ def test_of_two_routes_to_a_workload_the_better_one_counts() -> None:
         (found,) = workloads.find_workloads(links, routes, {}, ["cali*"])
         assert found["interface"] == "cali2"
         routes.reverse()
+
+
+def test_a_workload_without_ethernet_is_unfit_and_never_qualifies() -> None:
+    links = [link("cali1", 5), {**link("cali2", 6), "link_type": "none"}]
+    one, other = workloads.find_workloads(
+        links, [route("10.0.0.5", "cali1"), route("10.0.0.6", "cali2")], {}, ["cali*"]
+    )
+    assert (one["unfit"], other["unfit"]) == ("", "its packets have no Ethernet header (link type none)")
+    assert workloads.qualifies({**one, **FREE})
+    assert not workloads.qualifies({**other, **FREE})
+    assert not workloads.qualifies({**one, **FREE, "excluded": "cali1"})
+    assert not workloads.qualifies({**one, **FREE, "never_admitted": "the netdev chain t"})
+    assert workloads.told([{**other, **FREE}]) == [f"the kernel's path for 10.0.0.6: {other['unfit']}"]
+
+
+def test_a_workload_is_excluded_by_address_prefix_or_interface() -> None:
+    links = [link("cali1", 5), link("cali2", 6)]
+    routes = [route("10.0.0.5", "cali1"), route("fd00::5", "cali1"), route("10.0.0.6", "cali2")]
+
+    def excluded(*entries: str) -> dict[str, str]:
+        wanted = exclusions.parse_exclude(entries)
+        found = workloads.find_workloads(links, routes, {}, ["cali*"], wanted)
+        return {one["address"]: one["excluded"] for one in found if one["excluded"]}
+
+    assert excluded() == {}
+    assert excluded("10.0.0.5") == {"10.0.0.5": "10.0.0.5/32"}
+    assert excluded("10.0.0.4/31", "::/0") == {"10.0.0.5": "10.0.0.4/31", "fd00::5": "::/0"}
+    assert excluded(" cali2 ") == {"10.0.0.6": "cali2"}
+    assert excluded("10.0.0.5", "cali*") == {"10.0.0.5": "10.0.0.5/32", "10.0.0.6": "cali*", "fd00::5": "cali*"}
+    assert excluded("10.1.0.0/16", "veth*") == {}
+
+
+@pytest.mark.parametrize("entry", ["", "10.0.0.300", "10.0.0.1/8", "fd00::x", "cali 1", "a/b", "calicalicalicali"])
+def test_what_is_neither_a_prefix_nor_a_name_is_refused(entry: str) -> None:
+    with pytest.raises(OverlayError, match=r"overlay_exclude\[1\]"):
+        exclusions.parse_exclude(["cali1", entry])
 
 
 def bpf(owner: str | None, *codes: int, mechanism: str = "clsact", **more: Any) -> dict[str, Any]:

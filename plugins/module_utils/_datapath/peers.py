@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
@@ -110,6 +110,25 @@ def without_covered(prefixes: Iterable[str]) -> list[str]:
 
 def _sorted(networks: Iterable[Network]) -> list[Network]:
     return sorted(networks, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
+
+
+def is_address(peer: str) -> bool:
+    """Whether a peer is one address and no prefix of several."""
+    length = peer.partition("/")[2]
+    return not length or int(length) == (128 if ":" in peer else 32)
+
+
+def not_within(addresses: Iterable[str], prefixes: Sequence[str]) -> list[str]:
+    """Those of ``addresses`` that are in none of ``prefixes``, which :func:`without_covered` returned."""
+    networks = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    starts = [(one.version, int(one.network_address)) for one in networks]
+    found = []
+    for address in addresses:
+        parsed = ipaddress.ip_address(address)
+        place = bisect_right(starts, (parsed.version, int(parsed))) - 1
+        if place < 0 or parsed not in networks[place]:
+            found.append(address)
+    return found
 
 
 def peer_entries(own: Iterable[str], peers: Iterable[str]) -> list[dict[str, Any]]:

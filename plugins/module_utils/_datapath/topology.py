@@ -16,17 +16,19 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.features import OLDEST
 
 from . import uplinks as _uplinks
+from . import wiring as _wiring
 from . import workloads as _workloads
 from .layout import DEVICE_PROBES, PIN_DIR
 from .peers import (
+    not_within,
     parse_peers,
     peer_entries,
     without_covered,
     workload_prefixes,
 )
 from .services import service_entries
-from .uplinks import find_links, is_default
-from .workloads import NEVER_BY_PEER
+from .uplinks import is_default, ways_to
+from .workloads import NEVER_BY_PEER, qualifies
 
 Facts = Mapping[str, Any]
 
@@ -164,34 +166,36 @@ def plan_node(
     name: str, facts: Facts, picture: Mapping[str, Facts], services: Any, wanted_peers: Any = ()
 ) -> dict[str, Any]:
     """What node ``name`` must be: ``maps`` (name -> entries for the module ``bpf_map_sync``), ``attachments`` (for
-    ``tc_bpf_attach``, in this order), the names of its ``uplinks``, the number of ``peers``, and ``notes``: sentences
-    about what stays in the kernel's path. ``services``, ``wanted_peers``: as the user gives them.
+    ``tc_bpf_attach``, in this order), the names of its ``uplinks``, the number of ``peers``, ``notes``: sentences about
+    what stays in the kernel's path, and ``wiring``: see :func:`_wiring.describe`.
+    ``services``, ``wanted_peers``: as the user gives them.
 
     While the picture misses nodes, the peers that the node knows already stay: some of them may be theirs.
     Raises :class:`OverlayError` for a service that cannot be accelerated, and for a peer that is no prefix.
     """
     others = {other: node for other, node in picture["nodes"].items() if other != name}
     here = picture["nodes"].get(name, {"addresses": [], "prefixes": []})
-    found = [address for node in others.values() for address in node["addresses"]]
-    prefixes = {prefix for node in others.values() for prefix in node["prefixes"]} - set(here["prefixes"])
-    found += without_covered(prefixes)
+    prefixes = without_covered({one for node in others.values() for one in node["prefixes"]} - set(here["prefixes"]))
+    found = [*(address for node in others.values() for address in node["addresses"]), *prefixes]
     if picture["missing"]:
         found += [prefix for prefix in facts["known_peers"] if not is_default(prefix)]
-    peers = parse_peers(wanted_peers) or found
+    given = parse_peers(wanted_peers)
+    peers = given or found
 
-    uplinks, left_out = _find_uplinks(facts, found)
-    workloads = [workload for workload in facts["workloads"] if not workload["never_admitted"]]
+    ways = ways_to(facts["routes"], dict.fromkeys([*found, *(peer for peer in given if not is_default(peer))]))
+    uplinks, left_out = _find_uplinks(facts, ways)
+    workloads = [workload for workload in facts["workloads"] if qualifies(workload)]
     carriers = {**{workload["interface"]: workload["ifindex"] for workload in workloads}, **uplinks}
     places, unplaced = place_devices(carriers.values())
     placed = {interface for interface, ifindex in carriers.items() if ifindex not in unplaced}
     workloads = [workload for workload in workloads if workload["interface"] in placed]
     own_side, other_side = {one["interface"] for one in workloads}, placed & set(uplinks)
-    notes = _uplinks.told(left_out) + _workloads.told(facts["workloads"])
+    # What the user excludes is told, but is nothing to warn of.
+    notes = _uplinks.told(left_out) + _workloads.told([one for one in facts["workloads"] if not one.get("excluded")])
     notes += [f"{one} stays in the kernel's path: {NO_PLACE}" for one in sorted(set(carriers) - placed)]
-    if not other_side:
-        notes.append("no uplink was found: nothing will take the fast path; see overlay_uplinks")
-    if others and peers is found and not prefixes:
-        notes.append("no workload prefix of another node is known, so only nodes are peers; see overlay_peers")
+    notes += _wiring.lacks(facts["workloads"], other_side, peers)
+    if not given and prefixes:
+        notes += _wiring.strangers(_strangers(others, prefixes))
     return {
         "maps": {
             "ifindex_map": [
@@ -211,6 +215,7 @@ def plan_node(
         "uplinks": sorted(other_side),
         "peers": len(others),
         "notes": notes,
+        "wiring": _wiring.describe(facts, other_side, left_out, peers, ways),
     }
 
 
@@ -225,15 +230,21 @@ def _flags(workload: Facts) -> int:
     return NEVER_BY_PEER if workload["never_by_peer"] else 0
 
 
-def _find_uplinks(facts: Facts, peers: Iterable[str]) -> tuple[dict[str, int], list[Facts]]:
-    """Name -> ifindex of the uplinks, those included by which the node reaches ``peers`` (other nodes and prefixes of
-    their workloads); and the links that would be uplinks and are left out (``name, reason``)."""
+def _strangers(others: Mapping[str, Facts], prefixes: Sequence[str]) -> list[str]:
+    """The nodes with workloads in none of ``prefixes``, of a family of which there are some."""
+    there = {":" in prefix for prefix in prefixes}
+    owner = {one: name for name, node in others.items() for one in node["workloads"] if (":" in one) in there}
+    return sorted({owner[one] for one in not_within(owner, prefixes)})
+
+
+def _find_uplinks(facts: Facts, ways: Container[str]) -> tuple[dict[str, int], list[Facts]]:
+    """Name -> ifindex of the uplinks, ``ways`` included, by which the node reaches its peers; and the links that would
+    be uplinks and are left out (``name, reason``)."""
     uplinks = {uplink["name"]: uplink["ifindex"] for uplink in facts["uplinks"]}
     if not facts["uplinks_by_route"]:
         return uplinks, facts["links_left_out"]
-    links = find_links(facts["routes"], peers)
-    links |= {route["interface"] for route in facts["routes"] if is_default(route["prefix"])}
-    used = [interface for interface in facts["interfaces"] if interface["name"] in links]
+    defaults = {route["interface"] for route in facts["routes"] if is_default(route["prefix"])}
+    used = [one for one in facts["interfaces"] if one["name"] in ways or one["name"] in defaults]
     uplinks.update({interface["name"]: interface["ifindex"] for interface in used if not interface["unfit"]})
     return uplinks, [{"name": one["name"], "reason": one["unfit"]} for one in used if one["unfit"]]
 

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
+
+from .peers import is_address
+from .workloads import without_ethernet
 
 Facts = Mapping[str, Any]
 
@@ -23,8 +27,8 @@ def why_unfit(interface: Facts, workload_globs: Sequence[str], chains: Iterable[
         return "it is the loopback"
     if any(fnmatchcase(name, glob) for glob in workload_globs):
         return "it is the interface of a workload"
-    if interface["link_type"] != "ether":
-        return f"its packets have no Ethernet header (link type {interface['link_type'] or 'unknown'})"
+    if without_ethernet(interface):
+        return without_ethernet(interface)
     if interface["external"]:
         return "the tunnel of each packet is chosen outside of its header (external)"
     if interface["kind"] == "vrf":
@@ -77,15 +81,20 @@ def told(left_out: Iterable[Facts]) -> list[str]:
     return [f"link {one['name']} is no uplink: {one['reason']}" for one in left_out]
 
 
-def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[str]:
+def own_addresses(interfaces: Sequence[Facts], routes: Iterable[Facts]) -> list[str]:
     """The addresses by which other machines know this one, without those that move between machines.
 
     Addresses of services are kept on dummies (kube-ipvs0), and on the loopback the same one may be on all nodes; there
-    only the address counts that a default route names as its source.
+    only the address counts that a default route names as its source, or a route by way of a gateway, as routing daemons
+    write them on nodes whose address is on the loopback. Only the main table is asked: in others, routes of an address
+    that moves name it too.
     """
-    sources = {route["source"] for route in routes if is_default(route["prefix"]) and route["source"]}
-    used = {route["interface"] for route in routes if is_default(route["prefix"])}
-    found = set(sources)
+    routes = [route for route in routes if route.get("table") is None]
+    looped = {address.split("/")[0] for one in interfaces if one["loopback"] for address in one["addresses"]}
+    defaults = [route for route in routes if is_default(route["prefix"])]
+    found = {route["source"] for route in defaults if route["source"]}
+    found |= looped & {route["source"] for route in routes if route["gateway"]}
+    used = {route["interface"] for route in defaults}
     for interface in interfaces:
         shared = interface["loopback"] or interface["kind"] in ("dummy", "macvlan", "ipvlan")
         if not shared or interface["name"] in used:
@@ -93,38 +102,66 @@ def own_addresses(interfaces: Iterable[Facts], routes: Sequence[Facts]) -> list[
     return sorted(found)
 
 
-def find_links(routes: Sequence[Facts], peers: Iterable[str]) -> set[str]:
-    """The interfaces by which a node reaches ``peers`` (addresses and prefixes), by all next hops."""
-    table = RouteTable(route for route in routes if route["interface"])
-    wanted = (peer.split("/")[0] for peer in peers)
-    return {route["interface"] for address in wanted for route in table.find(address)}
+def ways_to(routes: Sequence[Facts], peers: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The interfaces by which a node reaches ``peers``, by all next hops, in each table to which rules lead: by the
+    route to all of a prefix, and by those to its parts. Name -> how many ``addresses`` and ``prefixes`` of peers."""
+    table = RouteTables(route for route in routes if route["interface"])
+    found: dict[str, dict[str, int]] = {}
+    for peer in peers:
+        kind = "addresses" if is_address(peer) else "prefixes"
+        for name in {route["interface"] for route in table.within(peer)}:
+            found.setdefault(name, {"addresses": 0, "prefixes": 0})[kind] += 1
+    return found
 
 
-class RouteTable:
-    """Longest prefix first, then the lowest metric, as the kernel looks up a route."""
+class RouteTables:
+    """Longest prefix first, then the lowest metric, as the kernel looks up a route; in each table by itself."""
 
     def __init__(self, routes: Iterable[Facts]) -> None:
-        self._tables: dict[tuple[int, int], dict[int, list[Facts]]] = {}
+        self._tables: dict[tuple[Any, int, int], dict[int, list[Facts]]] = {}
         for route in routes:
             network = ipaddress.ip_network(route["prefix"], strict=False)
-            table = self._tables.setdefault((network.version, network.prefixlen), {})
+            table = self._tables.setdefault((route.get("table"), network.version, network.prefixlen), {})
             known = table.setdefault(int(network.network_address), [])
             if known and route["metric"] < known[0]["metric"]:
                 known.clear()
             if not known or route["metric"] == known[0]["metric"]:
                 known.append(route)
-        self._lengths = sorted(self._tables, reverse=True)
+        self._lengths = sorted(self._tables, key=lambda one: -one[2])
+        ordered = sorted(
+            ((version, start, length, str(table)), hops)
+            for (table, version, length), starts in self._tables.items()
+            for start, hops in starts.items()
+        )
+        self._places = [place for place, _hops in ordered]
+        self._hops = [hops for _place, hops in ordered]
 
     def find(self, address: str) -> list[Facts]:
-        """The route to ``address``: one entry for each of its next hops; none where there is no route."""
+        """The route to ``address``: one entry for each of its next hops, from each table; none where there is no
+        route."""
         wanted = ipaddress.ip_address(address)
-        for version, length in self._lengths:
-            if version == wanted.version:
-                rest = wanted.max_prefixlen - length
-                hops = self._tables[version, length].get(int(wanted) >> rest << rest)
+        return self._find(wanted.version, int(wanted), wanted.max_prefixlen, wanted.max_prefixlen)
+
+    def _find(self, version: int, address: int, bits: int, longest: int) -> list[Facts]:
+        found: dict[Any, list[Facts]] = {}
+        for table, family, length in self._lengths:
+            if family == version and length <= longest and table not in found:
+                rest = bits - length
+                hops = self._tables[table, family, length].get(address >> rest << rest)
                 if hops:
-                    return hops
-        return []
+                    found[table] = hops
+        return [hop for hops in found.values() for hop in hops]
+
+    def within(self, peer: str) -> list[Facts]:
+        """The routes by which packets to an address, or to any of a prefix, may go: of each table, the one that holds
+        all of it, and those to its parts."""
+        network = ipaddress.ip_network(peer, strict=False)
+        version, bits, length = network.version, network.max_prefixlen, network.prefixlen
+        first = int(network.network_address)
+        whole = self._find(version, first, bits, length)
+        start = bisect_left(self._places, (version, first, length))
+        end = bisect_left(self._places, (version, first + (1 << bits - length), 0))
+        return [*whole, *(hop for hops in self._hops[start:end] for hop in hops)]
 
 
 def is_glob(name: str) -> bool:

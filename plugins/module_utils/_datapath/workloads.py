@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.order import ENDS
 
+from .exclusions import excluded_by
 from .layout import OWNER
 
 Facts = Mapping[str, Any]
@@ -22,16 +23,22 @@ _PLAIN_QDISCS = ("noqueue", "noop")
 
 
 def find_workloads(
-    interfaces: Sequence[Facts], routes: Iterable[Facts], neighbours: Mapping[str, str], globs: Sequence[str]
+    interfaces: Sequence[Facts],
+    routes: Iterable[Facts],
+    neighbours: Mapping[str, str],
+    globs: Sequence[str],
+    exclude: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Workloads as Calico wires them: a host route without gateway to an interface whose name matches a glob.
 
-    Returns ``address, interface, ifindex, mtu`` (bytes), ``mac`` (None where unknown), sorted by address. An address
-    that the node has itself is no workload.
+    Returns ``address, interface, ifindex, mtu`` (bytes), ``mac`` (None where unknown), and as half a sentence, empty
+    where nothing is: ``unfit``, why the datapath cannot work on the interface; ``excluded``, by which entry of
+    ``exclude`` the user keeps it in the kernel's path. Sorted by address. An address that the node has itself is no
+    workload.
     """
     by_name = {interface["name"]: interface for interface in interfaces if matches(interface["name"], globs)}
     own = {address.split("/")[0] for interface in interfaces for address in interface["addresses"]}
-    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    found: dict[str, tuple[tuple[bool, int], dict[str, Any]]] = {}
     for route in routes:
         interface = by_name.get(route["interface"])
         if interface is None or route["gateway"]:
@@ -40,7 +47,8 @@ def find_workloads(
         address = str(network.network_address)
         if network.prefixlen != network.max_prefixlen or address in own:
             continue
-        if address in found and found[address][0] <= route["metric"]:
+        rank = route.get("table") is not None, route["metric"]  # the main table first
+        if address in found and found[address][0] <= rank:
             continue
         workload = {
             "address": address,
@@ -48,9 +56,22 @@ def find_workloads(
             "ifindex": interface["ifindex"],
             "mtu": interface["mtu"],
             "mac": neighbours.get(address),
+            "unfit": without_ethernet(interface),
+            "excluded": excluded_by(address, interface["name"], exclude),
         }
-        found[address] = route["metric"], workload
-    return [workload for _address, (_metric, workload) in sorted(found.items())]
+        found[address] = rank, workload
+    return [workload for _address, (_rank, workload) in sorted(found.items())]
+
+
+def without_ethernet(interface: Facts) -> str:
+    """Why the datapath cannot read the packets of an interface, as half a sentence; empty where it can."""
+    kind = interface["link_type"]
+    return "" if kind == "ether" else f"its packets have no Ethernet header (link type {kind or 'unknown'})"
+
+
+def qualifies(workload: Facts) -> bool:
+    """Whether any packet of a workload can take the fast path."""
+    return not any(map(workload.get, ("never_admitted", "unfit", "excluded")))
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
@@ -103,18 +124,36 @@ def _label(entry: Facts) -> str:
     return f"the {entry['kind']} filter{named} of priority {entry['priority']}"
 
 
+_NEVER = {
+    "excluded": "overlay_exclude names {what}",
+    "unfit": "{what}",
+    "never_admitted": "the fast one would skip {what}",
+}
+_PARTLY = {
+    "may_be_taken": "the kernel's path for whatever {what} takes from {who}",
+    "never_by_peer": "no redirect_peer for {who}: it would skip {what}",
+}
+
+
+def in_kernels_path(workloads: Iterable[Facts]) -> list[dict[str, str]]:
+    """The workloads that can never take the fast path: ``address, interface, reason``."""
+    found = []
+    for workload in workloads:
+        key = next((key for key in _NEVER if workload.get(key)), None)
+        if key:
+            reason = _NEVER[key].format(what=workload[key])
+            found.append({"address": workload["address"], "interface": workload["interface"], "reason": reason})
+    return found
+
+
 def told(workloads: Sequence[Facts]) -> list[str]:
     """One sentence for each thing that keeps workloads from the fast path, or slows them down there."""
-    sentences = {
-        "never_admitted": "the kernel's path for {who}: the fast one would skip {what}",
-        "may_be_taken": "the kernel's path for whatever {what} takes from {who}",
-        "never_by_peer": "no redirect_peer for {who}: it would skip {what}",
-    }
     found: dict[tuple[str, str], list[str]] = {}
-    for key in sentences:
+    for key in (*_NEVER, *_PARTLY):
         for workload in workloads:
-            if workload[key]:
+            if workload.get(key):
                 found.setdefault((key, workload[key]), []).append(workload["address"])
+    sentences = {**{key: f"the kernel's path for {{who}}: {reason}" for key, reason in _NEVER.items()}, **_PARTLY}
     return [sentences[key].format(who=some(addresses), what=what) for (key, what), addresses in found.items()]
 
 

@@ -17,6 +17,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import upli
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL, is_liberal
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import known_control
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.exclusions import parse_exclude
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.peers import PEER
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.sysctls import read_values
@@ -34,6 +35,7 @@ from .store import Store
 SPEC: dict[str, Any] = {
     "uplinks": {"type": "list", "elements": "str", "default": []},
     "workload_interfaces": {"type": "list", "elements": "str", "default": ["cali*"]},
+    "exclude": {"type": "list", "elements": "str", "default": []},
     "known_peers": {"type": "bool", "default": False},
     "compare": {"type": "bool", "default": False},
     "code": {"type": "str"},
@@ -96,10 +98,11 @@ def gather(params: Params, command: ip.Run, available: Callable[[str], bool], wa
     if unknown:
         warn(f"Whether nft has chains on single interfaces is not known: {unknown}")
     routes = ip.routes(command)
-    interfaces = ip.interfaces(command, routes)
+    interfaces = ip.interfaces(command, [route for route in routes if route["table"] is None])
     for interface in interfaces:
         interface["unfit"] = _uplinks.why_unfit(interface, workload_globs, chains)
-    workloads = _workloads.find_workloads(interfaces, routes, ip.neighbours(command), workload_globs)
+    exclude = parse_exclude(params["exclude"])
+    workloads = _workloads.find_workloads(interfaces, routes, ip.neighbours(command), workload_globs, exclude)
     look_at_workloads(workloads, chains)
     uplinks, left_out = _uplinks.find_uplinks(interfaces, routes, globs)
     if not workloads:

@@ -16,10 +16,13 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 # Runs a command, returns (exit code, standard output, standard error).
 Run = Callable[[list[str]], tuple[int, str, str]]
 
-# A route that any of these says something about is no way for packets of others.
-_TYPES = {None, "unicast"}
+# Of a route, as a name, or as the number that `ip -N` prints (RTN_* in include/uapi/linux/rtnetlink.h). A route of any
+# other type is no way for packets of others.
+_TYPES = {None, "unicast", "1"}
 # As Calico keeps the block from which a node's workloads get their addresses: the kernel refuses those that are free.
-_REFUSING = {"blackhole", "unreachable", "prohibit"}
+_REFUSING = {"blackhole", "unreachable", "prohibit", "6", "7", "8"}
+# RT_TABLE_* in the same file.
+_MAIN, _NEVER_A_WAY = "254", {"253", "255"}  # `default`, which nobody fills, and `local`
 
 
 def _ip(run: Run, *arguments: str) -> list[dict[str, Any]]:
@@ -121,14 +124,25 @@ def _routeless(address: Mapping[str, Any], full: int) -> tuple[bool, bool]:
 
 
 def routes(run: Run) -> list[dict[str, Any]]:
-    """Routes of the main table, one for each next hop: ``prefix, interface, gateway`` (None: on link), ``metric,
-    source`` (the address that the kernel prefers there, or None). A route that refuses its prefix has no interface."""
+    """Routes of all tables to which rules lead, one for each next hop: ``prefix, interface, gateway`` (None: on link),
+    ``metric, source`` (the address that the kernel prefers there, or None), ``table`` (its number; None is the main
+    one). A route that refuses its prefix has no interface."""
     found = []
     objects: dict[int, dict[str, Any]] = {}
     for option, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        for route in _ip(run, option, "route", "show", "table", "main"):
+        tables = {_MAIN, *_other_tables(run, option)}
+        chosen = "all" if len(tables) > 1 else _MAIN  # the kernel has an error for a table without routes
+        for route in _ip(run, "-N", option, "route", "show", "table", chosen):
+            table = str(route.get("table", _MAIN))
+            if table not in tables:
+                continue
             prefix = everything if route["dst"] == "default" else route["dst"]
-            told = {"prefix": prefix, "metric": route.get("metric", 0), "source": route.get("prefsrc")}
+            told = {
+                "prefix": prefix,
+                "metric": route.get("metric", 0),
+                "source": route.get("prefsrc"),
+                "table": None if table == _MAIN else table,
+            }
             if route.get("type") in _REFUSING:
                 found.append({**told, "interface": None, "gateway": None})
             if route.get("type") not in _TYPES:
@@ -142,6 +156,16 @@ def routes(run: Run) -> list[dict[str, Any]]:
                 if "dev" in hop:
                     found.append({**told, "interface": hop["dev"], "gateway": hop.get("gateway") or via})
     return found
+
+
+def _other_tables(run: Run, option: str) -> set[str]:
+    """The routing tables but the main one to which a rule leads, whatever it asks of a packet; by numbers."""
+    rules = _ip(run, "-N", option, "rule", "show")
+    found = {str(rule["table"]) for rule in rules if "table" in rule}
+    if any("l3mdev" in rule for rule in rules):
+        links = (link.get("linkinfo", {}) for link in _ip(run, "link", "show"))
+        found |= {str(link["info_data"]["table"]) for link in links if link.get("info_kind") == "vrf"}
+    return found - {_MAIN} - _NEVER_A_WAY
 
 
 def _members(objects: Mapping[int, Mapping[str, Any]], number: int) -> Iterator[Mapping[str, Any]]:

@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import uplinks as _uplinks
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import wiring as _wiring
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import EVENTS, PASSED, REASONS
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _connections
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._wiring_report import alike
 
 FORMAT = 1
 OWNER = "ebpf.overlay"
@@ -43,6 +46,7 @@ def fleet_status(names: Iterable[str], hostvars: Mapping[str, Any], when: str) -
             "workloads": sum(len(node["workloads"]) for node in nodes),
             "flows": sum(node["flows"]["open"] for node in nodes if node["flows"]),
             "traffic": traffic,
+            "connections": _connections.total(node["connections"] for node in nodes if node["connections"]),
         },
         "nodes": nodes,
         "links": _links(nodes),
@@ -64,11 +68,13 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "uplinks": [],
         "addresses": [],
         "workloads": [],
+        "wiring": None,
         "notes": [],
         "attachments": [],
         "drift": [],
         "counters": {},
         "traffic": None,
+        "connections": None,
         "flows": None,
     }
     if any(variables.get(f"node_{key}", {}).get("unreachable") for key in reads):
@@ -83,7 +89,9 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         node["uplinks"] = sorted({*node["uplinks"], *attached})
     if reads["stats"]:
         node["counters"] = _counters(reads["stats"]["entries"])
-        node["traffic"] = _traffic(node["counters"]) if reads["stats"]["exists"] else None
+        if reads["stats"]["exists"]:
+            node["traffic"] = _traffic(node["counters"])
+            node["connections"] = _connections.connections(node["counters"])
     if reads["flows"]:
         node["flows"] = {"open": reads["flows"]["flows"], "pairs": reads["flows"]["pairs"]}
     generation = reads["generation"]
@@ -94,6 +102,8 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             pending=generation["pending"],
             drift=generation["drift"],
         )
+    if facts:
+        node.update(_wired(facts, node))
     if variables.get("node_trouble") or not all(reads.values()):
         return {**node, "state": "failed", "reason": variables.get("node_trouble") or "it was not read"}
     return {**node, "state": _state(node)}
@@ -132,8 +142,24 @@ def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
             {"interface": interface, "addresses": sorted(addresses, key=_address_order)}
             for interface, addresses in sorted(workloads.items(), key=lambda item: _address_order(min(item[1])))
         ],
-        "notes": uplinks.told(facts["links_left_out"]) + _workloads.told(facts["workloads"]),
     }
+
+
+def _wired(facts: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+    """``wiring``, as the plan tells it, but of what is on the node; and the sentences about what is missing."""
+    peers = [peer for peer in facts["known_peers"] if not _uplinks.is_default(peer)]
+    ways = _uplinks.ways_to(facts["routes"], peers)
+    left_out = {one["name"]: one["reason"] for one in facts["links_left_out"]}
+    if facts["uplinks_by_route"]:
+        left_out.update(
+            {one["name"]: one["unfit"] for one in facts["interfaces"] if one["name"] in ways and one["unfit"]}
+        )
+    links = [{"name": name, "reason": reason} for name, reason in left_out.items()]
+    wiring = _wiring.describe(facts, node["uplinks"], links, facts["known_peers"], ways)
+    notes = _uplinks.told(links) + _workloads.told(facts["workloads"])
+    if node["generation"]:
+        notes += _wiring.lacks(facts["workloads"], node["uplinks"], facts["known_peers"])
+    return {"wiring": wiring if node["generation"] else {**wiring, "peers": None}, "notes": notes}
 
 
 def _address_order(address: str) -> tuple[int, int]:
@@ -207,7 +233,10 @@ def _links(nodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 # --- on the terminal --------------------------------------------------------------------------------------------------
 
-_HEADS = ("node", "state", "generation", "mode", "workloads", "attached", "flows", "fast path", "packets fast / kernel")
+_HEADS = (
+    *("node", "state", "generation", "mode", "workloads", "attached", "flows", "admitted", "fast path"),
+    "packets fast / kernel",
+)
 
 
 def status_table(fleet: Mapping[str, Any]) -> list[str]:
@@ -220,7 +249,9 @@ def status_table(fleet: Mapping[str, Any]) -> list[str]:
             lines.append(f"{node['name']}: {node['reason']}")
         lines += [f"{node['name']}: {sentence(item)}" for item in node["drift"]]
         lines += [f"{node['name']}: {note}" for note in node["notes"]]
-    return lines
+        if node["connections"]:
+            lines += [f"{node['name']}: {line}" for line in _connections.told(node["connections"], False)]
+    return lines + alike({node["name"]: node["wiring"] for node in fleet["nodes"] if node["wiring"]})
 
 
 def _row(node: Mapping[str, Any]) -> tuple[str, ...]:
@@ -238,6 +269,7 @@ def _row(node: Mapping[str, Any]) -> tuple[str, ...]:
         str(len(node["workloads"])),
         ", ".join(f"{count} {program}" for program, count in sorted(attached.items())) or "nothing",
         str(node["flows"]["open"]) if node["flows"] else "-",
+        share_text(node["connections"]),
         share_text(traffic),
         f"{traffic['fast']['packets']} / {traffic['kernel']['packets']}" if traffic else "-",
     )

@@ -15,6 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.wiring import uplink_text
+from ansible_collections.ebpf.overlay.plugins.plugin_utils import _connections
+
 from .document import share_text
 from .picture import DENSE, SPARSE, picture
 
@@ -55,7 +58,7 @@ def _template() -> Template:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.globals.update(STATES=STATES, KINDS=KINDS, MOST_ITEMS=MOST_ITEMS, DENSE=DENSE, SPARSE=SPARSE)
-    for render in (_amount, _counters, _filters, _percent, _programs, _size, _workloads):
+    for render in (_amount, _counters, _filters, _percent, _programs, _sentences, _size, _uplinks, _workloads):
         environment.filters[render.__name__[1:]] = render
     environment.filters["share"] = share_text
     return environment.get_template("page.html.j2")
@@ -66,6 +69,16 @@ def _template() -> Template:
 
 def _workloads(node: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(workload["interface"], ", ".join(workload["addresses"])) for workload in node["workloads"]]
+
+
+def _uplinks(node: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = (node["wiring"] or {}).get("uplinks", ())
+    return [(name, why) for name, _space, why in (uplink_text(one).partition(" ") for one in found)]
+
+
+def _sentences(node: Mapping[str, Any]) -> list[str]:
+    """What stays in the kernel's path, and why connections were not admitted."""
+    return [*node["notes"], *(_connections.told(node["connections"]) if node["connections"] else ())]
 
 
 def _filters(node: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import remove, told, write
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import told as told_plan
 
-from .records import remove, told, write
 from .stored_runtime import FORMAT_FILE
 from .watchdog import python
 
@@ -86,8 +86,8 @@ class Command:
         return Observed(digest(self.path), not _is_ours(self.path), _read_only(self.path))
 
     def plan(self, seen: Observed) -> Plan:
-        before = "" if not seen.digest or seen.foreign else _line(seen.digest)
-        after = _line(self.wanted) if self.present else ""
+        before = "" if seen.foreign else seen.digest
+        after = self.wanted
         operations: tuple[Any, ...] = ()
         if before != after:
             operations = (WriteCommand(),) if self.present else (RemoveCommand(),)
@@ -98,7 +98,7 @@ class Command:
         unmet: tuple[str, ...] = ()
         if seen.foreign and self.present:
             unmet = (f"{self.path} is there and not of this collection. Move it away.",)
-        return Plan(operations, before, after, unmet, warnings, {"path": self.path})
+        return Plan(operations, compare(_items(before), _items(after)), unmet, warnings, {"path": self.path})
 
     def apply(self, operations: tuple[Any, ...]) -> None:
         for operation in operations:
@@ -119,8 +119,8 @@ def _is_ours(path: str) -> bool:
         return False
 
 
-def _line(digest_: str) -> str:
-    return f"{NAME} {digest_[:12]}\n"
+def _items(code: str) -> list[Item]:
+    return [Item("command", NAME, f"{NAME} {code[:12]}")] if code else []
 
 
 def ensure(params: Params, check: bool, warn: Warn) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Change, Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Warn, converge
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import FLOW_KEY, PIN_DIR, SCHEMAS
@@ -123,7 +123,7 @@ class Suspended:
         wanted = [(raw, flow) for raw, flow in seen if flow["seen"] < self.until]
         return Plan(
             tuple(SuspendFlow(raw, flow) for raw, flow in wanted),
-            after="".join(f"{describe(flow)} suspended\n" for _raw, flow in wanted),
+            tuple(Change("flow", describe(flow), None, f"{describe(flow)} suspended") for _raw, flow in wanted),
             result={"flows": [describe(flow) for _raw, flow in wanted]},
         )
 
@@ -158,7 +158,7 @@ class Cut:
         removals = tuple(RemoveFlow(raw) for raw, _flow in seen)
         return Plan(
             (*removals, DeleteEntries(connections)) if seen else (),
-            before="".join(f"{describe(flow)}\n" for _raw, flow in seen),
+            tuple(Change("flow", describe(flow), describe(flow), None) for _raw, flow in seen),
             result={"flows": [describe(flow) for _raw, flow in seen]},
         )
 

@@ -33,7 +33,7 @@ options:
   exclude:
     description:
       - Workloads that stay in the kernel's path, by address, prefix or name of their interface, globs allowed.
-      - They are told as all others are, with the entry that names them in C(excluded).
+      - They are told as all others are, each with all its addresses, with the entry that names it in C(excluded).
     type: list
     elements: str
     default: []

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet import play
+from fleet.datapath import Datapath, bypassed
 from lab.api import Lab, Node
 from lab.cluster import UPLINK
 from lab.paths import PREFIX
@@ -69,6 +73,25 @@ def test_a_dry_run_finds_the_ways_and_names_what_is_left_out(lab: Lab, node: Nod
     assert f"{PREFIX}n1: no redirect_peer for {workload}" in told
 
 
+def test_the_dry_run_tells_uplinks_and_why_in_a_line_for_nodes_that_are_wired_alike(node: Node) -> None:
+    excluded = node.plan.workloads[1]
+    done = play.playbook("site.yml", "--check", "-e", f"overlay_exclude={excluded.ipv4}").succeeded()
+    told = " ".join(done.output.split())
+    assert (
+        f"uplinks {UPLINK} (default route, routes to peers), vxlan.calico (routes to peers); left out tunl0 (" in told
+    )
+    assert re.search(rf"uplink {UPLINK} \(default route, routes to peers\); peers: [^:]*: {PREFIX}n2, {PREFIX}n3", told)
+    never = (
+        f"{PREFIX}n1: the kernel's path for {excluded.ipv4}, {excluded.ipv6}: overlay_exclude names {excluded.ipv4}/32"
+    )
+    assert never in told
+    planned = plans(done)[f"{PREFIX}n1"]
+    assert excluded.host_interface not in {one["interface"] for one in planned["attachments"]}
+    keys = {entry["key"] for entry in planned["maps"]["ifindex_map"]}
+    assert keys & {excluded.ipv4, excluded.ipv6} == set()
+    assert not [note for note in planned["notes"] if "overlay_exclude" in note], "nothing to warn of"
+
+
 def test_the_status_names_them_too(node: Node) -> None:
     done = play.playbook("playbooks/status.yml").succeeded()
     assert f"{PREFIX}n1: link tunl0 is no uplink" in done.output
@@ -95,6 +118,7 @@ def test_variables_given_as_text_are_what_they_say() -> None:
     [
         ("overlay_services=web", "overlay_services. Reason: 'web' is no list"),
         ("overlay_services='[{\"port\": 99999}]'", "overlay_services[0].port. Reason: 99999 is no port"),
+        ("overlay_exclude=10.244.1.300", "overlay_exclude[0]. Reason: '10.244.1.300' is neither a prefix"),
         ("overlay_peers=nodes", "overlay_peers[0]. Reason: 'nodes' is no prefix"),
     ],
 )
@@ -103,3 +127,40 @@ def test_text_that_says_nothing_is_refused_by_name(text: str, words: str) -> Non
     assert done.code != 0
     assert done.changes == set()
     assert words in " ".join(done.output.split())
+
+
+def test_an_excluded_workload_leaves_the_fast_path_with_its_open_connections(lab: Lab, tmp_path: Path) -> None:
+    """Each change of overlay_exclude is a generation of the nodes that have such a workload, and of no other."""
+    at_once = {"overlay_batches": ["100%"]}
+    play.playbook("site.yml", variables=at_once).succeeded()
+    served, client = lab.workload(2, 1), Datapath(lab.nodes[2])
+    connection = lab.nodes[1].connect(served.ipv4, 8080)
+
+    def ask(times: int = 20) -> dict[str, int]:
+        with client.counted() as grown:
+            for _ in range(times):
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
+                assert connection.recv(65536)
+                time.sleep(0.02)
+        return grown
+
+    ask()
+    assert bypassed(ask()) > 20
+    excluding = {**at_once, "overlay_exclude": [served.ipv4]}
+    done = play.playbook("site.yml", variables=excluding).succeeded()
+    assert {host for host, _task in done.changes} == {f"{PREFIX}n2"}
+    assert bypassed(ask()) == 0
+    connection.close()
+    assert play.playbook("site.yml", variables=excluding).succeeded().changes == set()
+    files = {"overlay_status_json": str(tmp_path / "status.json"), "overlay_exclude": [served.ipv4]}
+    told = play.playbook("playbooks/status.yml", variables=files).succeeded()
+    assert f"overlay_exclude names {served.ipv4}/32" in told.output
+    found = {one["name"]: one for one in json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))["nodes"]}
+    assert {one["address"] for one in found[f"{PREFIX}n2"]["wiring"]["kernel_path"]} == {served.ipv4, served.ipv6}
+    assert [one["name"] for one in found[f"{PREFIX}n1"]["wiring"]["uplinks"]] == [UPLINK]
+    assert found[f"{PREFIX}n1"]["wiring"]["peers"]["prefixes"] > 0
+    counted = found[f"{PREFIX}n2"]["connections"]
+    assert counted["begun"] == counted["admitted"] > 0
+    done = play.playbook("site.yml", variables=at_once).succeeded()
+    assert {host for host, _task in done.changes} == {f"{PREFIX}n2"}
+    play.playbook("rollback.yml", variables={"overlay_rollback_to": "0"}).succeeded()

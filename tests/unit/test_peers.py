@@ -108,3 +108,16 @@ def test_the_users_peers_are_a_list_or_text(wanted: Any, found: list[str]) -> No
 def test_what_is_no_prefix_is_refused_by_name(wanted: Any, words: str) -> None:
     with pytest.raises(OverlayError, match=words):
         peers.parse_peers(wanted)
+
+
+def test_an_address_is_told_from_a_prefix() -> None:
+    assert [peers.is_address(one) for one in ("10.0.0.1", "10.0.0.1/32", "fd00::1", "fd00::1/128")] == [True] * 4
+    assert [peers.is_address(one) for one in ("10.0.0.0/31", "::/0", "fd00::/32")] == [False] * 3
+
+
+def test_addresses_outside_of_all_prefixes_are_found() -> None:
+    prefixes = peers.without_covered(["10.1.2.0/24", "10.1.4.0/24", "10.1.4.128/25", "fd00::/64"])
+    inside = ["10.1.2.0", "10.1.2.255", "10.1.4.200", "fd00::", "fd00::9"]
+    outside = ["9.9.9.9", "10.1.3.0", "10.1.5.0", "fd00:0:0:1::", "::1"]
+    assert peers.not_within([*inside, *outside], prefixes) == outside
+    assert peers.not_within(inside[:1], []) == inside[:1]

@@ -54,7 +54,13 @@ def told(number: int, **changes: Any) -> dict[str, Any]:
             "entries": [{"key": key, "value": {"packets": n, "bytes": 100 * n}} for key, n in counts.items()],
         },
         "node_flows": {"flows": 3, "pairs": pairs},
-        "node_generation": {"number": 1, "digest": "5f3b103b75d4", "pending": 0, "drift": drift},
+        "node_generation": {
+            "number": 1,
+            "digest": "5f3b103b75d4",
+            "pending": 0,
+            "drift": drift,
+            "generations": [{"number": 1}],
+        },
     }
 
 

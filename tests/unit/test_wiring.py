@@ -60,14 +60,14 @@ def test_workloads_that_never_qualify_are_in_no_map_and_told_with_the_reason() -
     before = plan("n1", facts)
     facts["n1"]["workloads"] += [
         workload("10.244.1.12", "cali2", 6, excluded="10.244.1.12/32"),
-        workload("10.244.1.13", "cali1", 5, excluded="10.244.1.13/32"),
+        workload("fd44::12", "cali2", 6, excluded="10.244.1.12/32"),
         workload("10.244.1.14", "cali4", 8, unfit="its packets have no Ethernet header (link type none)"),
     ]
     after = plan("n1", facts)
     assert {key: after[key] for key in ("maps", "attachments")} == {key: before[key] for key in ("maps", "attachments")}
     assert {one["address"]: one["reason"] for one in after["wiring"]["kernel_path"]} == {
         "10.244.1.12": "overlay_exclude names 10.244.1.12/32",
-        "10.244.1.13": "overlay_exclude names 10.244.1.13/32",
+        "fd44::12": "overlay_exclude names 10.244.1.12/32",
         "10.244.1.14": "its packets have no Ethernet header (link type none)",
     }
     assert after["notes"] == ["the kernel's path for 10.244.1.14: its packets have no Ethernet header (link type none)"]

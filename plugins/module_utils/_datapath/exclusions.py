@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 
@@ -36,9 +37,10 @@ def parse_exclude(wanted: Iterable[str]) -> list[str]:
     return found
 
 
-def excluded_by(address: str, interface: str, exclude: Sequence[str]) -> str:
-    """The first entry that names a workload; empty where none does. ``exclude``: from :func:`parse_exclude`."""
-    return next((entry for entry in exclude if _names(entry, address, interface)), "")
+def excluded_by(workload: Mapping[str, Any], exclude: Sequence[str]) -> str:
+    """The first entry that names a workload's ``address`` or ``interface``; empty where none does. ``exclude``: from
+    :func:`parse_exclude`."""
+    return next((entry for entry in exclude if _names(entry, workload["address"], workload["interface"])), "")
 
 
 def _names(entry: str, address: str, interface: str) -> bool:

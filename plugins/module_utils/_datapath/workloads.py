@@ -33,8 +33,8 @@ def find_workloads(
 
     Returns ``address, interface, ifindex, mtu`` (bytes), ``mac`` (None where unknown), and as half a sentence, empty
     where nothing is: ``unfit``, why the datapath cannot work on the interface; ``excluded``, by which entry of
-    ``exclude`` the user keeps it in the kernel's path. Sorted by address. An address that the node has itself is no
-    workload.
+    ``exclude`` the user keeps it, or another address of its interface, in the kernel's path. Sorted by address.
+    An address that the node has itself is no workload.
     """
     by_name = {interface["name"]: interface for interface in interfaces if matches(interface["name"], globs)}
     own = {address.split("/")[0] for interface in interfaces for address in interface["addresses"]}
@@ -57,10 +57,13 @@ def find_workloads(
             "mtu": interface["mtu"],
             "mac": neighbours.get(address),
             "unfit": without_ethernet(interface),
-            "excluded": excluded_by(address, interface["name"], exclude),
+            "excluded": "",
         }
         found[address] = rank, workload
-    return [workload for _address, (_rank, workload) in sorted(found.items())]
+    workloads = [workload for _address, (_rank, workload) in sorted(found.items())]
+    # With all its addresses: the programs leave its interface, and so its open connections leave the fast path.
+    excluded = {one["interface"]: entry for one in workloads if (entry := excluded_by(one, exclude))}
+    return [{**one, "excluded": excluded.get(one["interface"], "")} for one in workloads]
 
 
 def without_ethernet(interface: Facts) -> str:

@@ -103,7 +103,8 @@ def _node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             drift=generation["drift"],
         )
     if facts:
-        node.update(_wired(facts, node))
+        recorded = {one["number"] for one in (generation or {}).get("generations", ())}
+        node.update(_wired(facts, node, node["generation"] in recorded))
     if variables.get("node_trouble") or not all(reads.values()):
         return {**node, "state": "failed", "reason": variables.get("node_trouble") or "it was not read"}
     return {**node, "state": _state(node)}
@@ -145,8 +146,9 @@ def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _wired(facts: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    """``wiring``, as the plan tells it, but of what is on the node; and the sentences about what is missing."""
+def _wired(facts: Mapping[str, Any], node: Mapping[str, Any], recorded: bool) -> dict[str, Any]:
+    """``wiring``, as the plan tells it, but of what is on the node; and the sentences about what is missing.
+    ``recorded``: whether the node has the record of its generation, in which its peers are."""
     peers = [peer for peer in facts["known_peers"] if not _uplinks.is_default(peer)]
     ways = _uplinks.ways_to(facts["routes"], peers)
     left_out = {one["name"]: one["reason"] for one in facts["links_left_out"]}
@@ -157,9 +159,9 @@ def _wired(facts: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
     links = [{"name": name, "reason": reason} for name, reason in left_out.items()]
     wiring = _wiring.describe(facts, node["uplinks"], links, facts["known_peers"], ways)
     notes = _uplinks.told(links) + _workloads.told(facts["workloads"])
-    if node["generation"]:
+    if recorded:
         notes += _wiring.lacks(facts["workloads"], node["uplinks"], facts["known_peers"])
-    return {"wiring": wiring if node["generation"] else {**wiring, "peers": None}, "notes": notes}
+    return {"wiring": wiring if recorded else {**wiring, "peers": None}, "notes": notes}
 
 
 def _address_order(address: str) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from typing import Any
 from integration.maps_kernel import Kernel, Outcome
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import number_of
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec, encode_entries, in_blocks
 
 names = (f"m{number}" for number in count())
@@ -25,7 +24,7 @@ def addresses(numbers: Any, n: int = 1) -> list[dict[str, Any]]:
 class Held:
     """A map in the kernel, and the arguments that fit it."""
 
-    def __init__(self, kernel: Kernel, type_: int = number_of("hash"), key: Any = "ip", key_size: int = 16,
+    def __init__(self, kernel: Kernel, type_: int = bpf.MAP_TYPE_HASH, key: Any = "ip", key_size: int = 16,
                  value: Any = None, value_size: int = 8, room: int = 64, flags: int = 0) -> None:  # fmt: skip
         self.kernel, self.name, self.key = kernel, next(names), key
         self.value = VALUE if value is None else value
@@ -54,14 +53,14 @@ def raw_of(entries: list[dict[str, Any]]) -> dict[bytes, bytes]:
 
 TYPES: dict[str, dict[str, Any]] = {
     "hash": {},
-    "lru_hash": {"type_": number_of("lru_hash"), "room": 4096},
-    "percpu_hash": {"type_": number_of("percpu_hash")},
-    "lru_percpu_hash": {"type_": number_of("lru_percpu_hash"), "room": 4096},
-    "lpm_trie": {"type_": number_of("lpm_trie"), "key": "cidr", "key_size": 20, "flags": NO_PREALLOC},
-    "array": {"type_": number_of("array"), "key": None, "key_size": 4},
-    "percpu_array": {"type_": number_of("percpu_array"), "key": "u32", "key_size": 4},
-    "devmap": {"type_": number_of("devmap"), "key": None, "key_size": 4, "value": None, "value_size": 4},
-    "devmap_hash": {"type_": number_of("devmap_hash"), "key": "u32", "key_size": 4, "value": None, "value_size": 4},
+    "lru_hash": {"type_": bpf.MAP_TYPE_LRU_HASH, "room": 4096},
+    "percpu_hash": {"type_": bpf.MAP_TYPE_PERCPU_HASH},
+    "lru_percpu_hash": {"type_": bpf.MAP_TYPE_LRU_PERCPU_HASH, "room": 4096},
+    "lpm_trie": {"type_": bpf.MAP_TYPE_LPM_TRIE, "key": "cidr", "key_size": 20, "flags": NO_PREALLOC},
+    "array": {"type_": bpf.MAP_TYPE_ARRAY, "key": None, "key_size": 4},
+    "percpu_array": {"type_": bpf.MAP_TYPE_PERCPU_ARRAY, "key": "u32", "key_size": 4},
+    "devmap": {"type_": bpf.MAP_TYPE_DEVMAP, "key": None, "key_size": 4, "value": None, "value_size": 4},
+    "devmap_hash": {"type_": bpf.MAP_TYPE_DEVMAP_HASH, "key": "u32", "key_size": 4, "value": None, "value_size": 4},
 }
 
 

@@ -245,7 +245,6 @@ MEASURE = r"""
 import contextlib, io, json, os, struct, subprocess, sys, time
 from ansible.module_utils import basic
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import number_of
 from ansible_collections.ebpf.overlay.plugins.modules import bpf_map_sync
 
 def timed(function):
@@ -268,7 +267,7 @@ pin = "/sys/fs/bpf/large"
 if sys.argv[3:] == []:
     for target in ("/sys/fs/bpf", "/run"):
         subprocess.run(["mount", "-t", "bpf" if "bpf" in target else "tmpfs", "ours", target], check=True)
-    bpf.obj_pin(bpf.map_create(number_of("hash"), 16, 8, 2 * count, 0, "large"), pin)
+    bpf.obj_pin(bpf.map_create(bpf.MAP_TYPE_HASH, 16, 8, 2 * count, 0, "large"), pin)
     value = [{"name": "n", "type": "u32"}, {"name": "mtu", "type": "u16"}, {"name": "flags", "type": "u16"}]
     with open(folder + "/arguments", "w") as file:
         file.write(json.dumps({"ANSIBLE_MODULE_ARGS": {"map": pin, "key": "ip", "value": value}})[:-2])
@@ -289,7 +288,7 @@ del arguments
 if sys.argv[3] == "fill":
     keys = b"".join(bytes(10) + b"\xff\xff\x0a" + i.to_bytes(3, "big") for i in range(count))
     values = b"".join(struct.pack("=IHH", i, 1500, i & 3) for i in range(count))
-    fd = bpf.map_create(number_of("hash"), 16, 8, 2 * count, 0, "bare")
+    fd = bpf.map_create(bpf.MAP_TYPE_HASH, 16, 8, 2 * count, 0, "bare")
     bare, _ = timed(lambda: bpf.map_update_batch(fd, keys, values, count))
 else:
     fd = bpf.obj_get(pin)

@@ -23,7 +23,7 @@ from integration.maps_cases import (
 from integration.maps_kernel import PINS, Kernel, measure_large
 from integration.steps import SOAK
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import number_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.codec import Codec, encode_entries
 
 pytest_plugins = ["integration.maps_fixtures"]
@@ -69,7 +69,7 @@ def test_a_per_cpu_value_is_the_sum_over_all_cpus(kernel: Kernel, type_: str) ->
 
 
 def test_an_array_of_65536_slots(kernel: Kernel) -> None:
-    held = Held(kernel, number_of("array"), None, 4, "u32", 4, 65536)
+    held = Held(kernel, bpf.MAP_TYPE_ARRAY, None, 4, "u32", 4, 65536)
     entries = [{"key": port, "value": 1} for port in (80, 8080, 65535)]
     assert held.sync(entries, purge=True).counts == (3, 0, 0, 3)
     assert held.holds() == {80: 1, 8080: 1, 65535: 1}
@@ -179,7 +179,7 @@ def test_schemas_come_from_the_map_s_btf(kernel: Kernel) -> None:
     port = blob.refer(TYPEDEF, "__be16", u16)
     value = blob.record(STRUCT, "target", 8, ("n", u32, 0), ("port", port, 4))
     name = next(names)
-    pin = kernel.create(name, number_of("hash"), 4, 8, 8, 0, btf=blob.data().hex(), btf_key_type_id=u32,
+    pin = kernel.create(name, bpf.MAP_TYPE_HASH, 4, 8, 8, 0, btf=blob.data().hex(), btf_key_type_id=u32,
                         btf_value_type_id=value)  # fmt: skip
     outcome = kernel.run("bpf_map_sync", map=pin, entries=[{"key": 5, "value": {"n": 1, "port": 8080}}])
     assert outcome.counts == (1, 0, 0, 1)

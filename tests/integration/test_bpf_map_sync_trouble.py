@@ -22,7 +22,7 @@ from integration.maps_cases import (
 )
 from integration.maps_kernel import PINS, Kernel
 
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import number_of
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 
 pytest_plugins = ["integration.maps_fixtures"]
 
@@ -144,7 +144,7 @@ def test_an_index_beyond_the_array(kernel: Kernel) -> None:
 
 
 def test_types_that_hold_no_entries_of_this_kind(kernel: Kernel) -> None:
-    held = Held(kernel, number_of("prog_array"), "u32", 4, "u32", 4)
+    held = Held(kernel, bpf.MAP_TYPE_PROG_ARRAY, "u32", 4, "u32", 4)
     four_parts(held.sync([{"key": 0, "value": 1}]), "maps of type prog_array")
 
 

@@ -30,7 +30,6 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.flows impor
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.probe import Probe
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import keepalives
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import number_of
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.workload_namespace import NotEnteredError, inside
 
 PINS = f"{tempfile.gettempdir()}/overlay-probe-test"  # a bpffs of its own, not the machine's
@@ -352,7 +351,7 @@ def test_maps_of_another_layout_are_not_read() -> None:
     folder.mkdir()
     try:
         for name, value_size in (("flows", 64), ("recent", 64), ("stats", 8)):
-            kind = number_of("lru_hash") if name == "flows" else number_of("array")
+            kind = bpf.MAP_TYPE_LRU_HASH if name == "flows" else bpf.MAP_TYPE_ARRAY
             bpf.obj_pin(bpf.map_create(kind, 40 if name == "flows" else 4, value_size, 8), f"{folder}/{name}")
         for read in (lambda: read_flows(str(folder), [FLOW]), lambda: read_counters(str(folder))):
             with pytest.raises(OverlayError, match="Another version of the collection loaded it"):

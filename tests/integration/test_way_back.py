@@ -25,10 +25,9 @@ CONTROL = f"{PIN_DIR}/control"
 MAKE_CONTROL = f"""
 import os, sys
 from {UTILS}._kernel import bpf_maps as bpf
-from {UTILS}._kernel.map_types import number_of
 pin, value = sys.argv[1], bytes.fromhex(sys.argv[2])
 os.makedirs(os.path.dirname(pin), exist_ok=True)
-fd = bpf.map_create(number_of("array"), 4, len(value), 1, name="control")
+fd = bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, len(value), 1, name="control")
 bpf.map_update(fd, bytes(4), value)
 if "frozen" in sys.argv:
     bpf.map_freeze(fd)

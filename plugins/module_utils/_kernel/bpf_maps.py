@@ -64,7 +64,6 @@ from .call import (
     object_info,
     object_name,
 )
-from .map_types import name_of, type_of
 
 # Programs and links are passed on, so that callers need one import and no knowledge of the split.
 __all__ = [
@@ -72,6 +71,26 @@ __all__ = [
     "MUTATING", "PROG_TYPE_SCHED_CLS", "LinkInfo", "ProgInfo", "VerifierError", "link_create_tcx", "link_detach",
     "link_info", "link_update", "prog_info", "prog_load", "prog_query_tcx", "prog_test_run",
 ]  # fmt: skip
+
+MAP_TYPE_HASH = 1
+MAP_TYPE_ARRAY = 2
+MAP_TYPE_PROG_ARRAY = 3
+MAP_TYPE_PERCPU_HASH = 5
+MAP_TYPE_PERCPU_ARRAY = 6
+MAP_TYPE_LRU_HASH = 9
+MAP_TYPE_LRU_PERCPU_HASH = 10
+MAP_TYPE_LPM_TRIE = 11
+MAP_TYPE_DEVMAP = 14
+MAP_TYPE_DEVMAP_HASH = 25
+MAP_TYPE_NAMES = (
+    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace",
+    "cgroup_array", "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap",
+    "cpumap", "xskmap", "sockhash", "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue",
+    "stack", "sk_storage", "devmap_hash", "struct_ops", "ringbuf", "inode_storage", "task_storage", "bloom_filter",
+    "user_ringbuf", "cgrp_storage", "arena",
+)  # fmt: skip
+PER_CPU_TYPES = frozenset({MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_PERCPU_HASH})
+
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 F_NO_PREALLOC = 1
@@ -102,11 +121,11 @@ class MapInfo:
 
     @property
     def type_name(self) -> str:
-        return name_of(self.type)
+        return MAP_TYPE_NAMES[self.type] if self.type < len(MAP_TYPE_NAMES) else f"type {self.type}"
 
     @property
     def per_cpu(self) -> bool:
-        return type_of(self.type_name).per_cpu
+        return self.type in PER_CPU_TYPES
 
     @property
     def value_stride(self) -> int:

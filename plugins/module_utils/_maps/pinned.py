@@ -16,12 +16,18 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.bpffs import find_bpffs
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import KNOWN, NAMES, type_of
 
 from . import btf
 from .codec import AsWritten, Codec
 from .plan import UNKNOWN, DeleteEntries, Operation, Traits
 
+INDEXED_TYPES = frozenset({bpf.MAP_TYPE_ARRAY, bpf.MAP_TYPE_PERCPU_ARRAY, bpf.MAP_TYPE_DEVMAP})
+EVICTING_TYPES = frozenset({bpf.MAP_TYPE_LRU_HASH, bpf.MAP_TYPE_LRU_PERCPU_HASH})
+SUPPORTED_TYPES = INDEXED_TYPES | EVICTING_TYPES | {
+    bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH, bpf.MAP_TYPE_LPM_TRIE, bpf.MAP_TYPE_DEVMAP_HASH,
+}  # fmt: skip
+# A batch takes whole buckets, each once and under its lock, so no key comes twice (__htab_map_lookup_and_delete_batch).
+HASHED_TYPES = EVICTING_TYPES | {bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH}
 BATCH = 16384  # entries per call
 PATIENCE = 5.0  # seconds, for a map that changes while it is read
 
@@ -97,9 +103,10 @@ class PinnedMap:
         self.path = path
         self.fd = fd
         self.info = bpf.map_info(fd)
-        self.type = type_of(self.info.type_name)
-        self.indexed = self.type.indexed
-        self.traits = Traits(self.info.max_entries, self.indexed, self.type.evicts, frozen=bpf.map_frozen(fd))
+        self.indexed = self.info.type in INDEXED_TYPES
+        self.traits = Traits(
+            self.info.max_entries, self.indexed, self.info.type in EVICTING_TYPES, frozen=bpf.map_frozen(fd)
+        )
         self._stride = self.info.value_stride
         self._stepped = False  # read key by key, since the kernel has no batches for it
         # What the map held when it was last read, all CPUs' copies: what a failed write goes back to.
@@ -130,7 +137,7 @@ class PinnedMap:
                     )  # fmt: skip
         except OSError as error:
             raise _refused("read a map", self.path, error) from error
-        distinct = self.type.hashed and not self._stepped
+        distinct = self.info.type in HASHED_TYPES and not self._stepped
         entries: Mapping[bytes, bytes] = Entries(self.info.key_size, self._stride, blocks, distinct)
         if self.indexed:
             entries = {key: value for key, value in entries.items() if any(value)}
@@ -288,8 +295,8 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
         if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:bpf-map":
             raise OverlayError("open a pinned map", path, "it is not a map", "Name the pin of a map, not of a program.")
         found = PinnedMap(path, fd)
-        if found.type not in KNOWN:
-            names = ", ".join(one.name for one in KNOWN)
+        if found.info.type not in SUPPORTED_TYPES:
+            names = ", ".join(bpf.MAP_TYPE_NAMES[number] for number in sorted(SUPPORTED_TYPES))
             raise OverlayError(
                 "open a pinned map", path, f"maps of type {found.info.type_name} do not hold entries of this kind",
                 f"Known are {names}.",
@@ -301,9 +308,10 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
 
 def traits_of(type_name: str | None, max_entries: int | None) -> Traits:
     """Those of a map that is still to be made, as far as they are told."""
-    if type_name not in NAMES or max_entries is None:
+    if type_name not in bpf.MAP_TYPE_NAMES or max_entries is None:
         return UNKNOWN
-    return Traits(max_entries, type_of(type_name).indexed, type_of(type_name).evicts)
+    number = bpf.MAP_TYPE_NAMES.index(type_name)
+    return Traits(max_entries, number in INDEXED_TYPES, number in EVICTING_TYPES)
 
 
 # -- schemas ------------------------------------------------------------------------------------------------------
@@ -356,5 +364,5 @@ def _schemas_of(found: PinnedMap | None) -> Iterator[tuple[Any, Any]]:
             yield tuple(btf.schema_of(types, id_) if id_ else None for id_ in ids)  # type: ignore[misc]
     if found.indexed:
         yield "u32", None
-    if found.type.devices and found.info.value_size == 4:
+    if found.info.type in (bpf.MAP_TYPE_DEVMAP, bpf.MAP_TYPE_DEVMAP_HASH) and found.info.value_size == 4:
         yield None, "ifindex"

@@ -14,8 +14,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
 
 from .state import (
+    ARRAYS,
     BUILD,
-    COPYABLE,
     NEW,
     NEXT,
     Built,
@@ -26,6 +26,9 @@ from .state import (
     ProgramPin,
     Record,
 )
+
+# Map types whose entries can be read and written back as they are.
+COPYABLE = frozenset({"hash", "percpu_hash", "lru_hash", "lru_percpu_hash", "lpm_trie"}) | ARRAYS
 
 CARRY, CREATE, REPLACE, MIGRATE = "carry", "create", "replace", "migrate"
 

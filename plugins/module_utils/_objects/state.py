@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import KNOWN
 
 BUILD = "build"
 NEXT = "build-next"
@@ -23,8 +22,7 @@ NEXT = "build-next"
 NEW = "-new"
 LONGEST_RECORD = 4095  # symlink(2): PATH_MAX with its end
 
-ARRAYS = frozenset(one.name for one in KNOWN if one.indexed)
-COPYABLE = frozenset(one.name for one in KNOWN if one.copyable)
+ARRAYS = frozenset({"array", "percpu_array", "devmap"})
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This clone, with one argument of one step changed in one place."""
     root = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=play.ROOT, check=True, capture_output=True).stdout
-    packed = ["tar", "--create", "--null", "--files-from=-", "--directory", play.ROOT]
+    packed: list[str | Path] = ["tar", "--create", "--directory", play.ROOT, "--null", "--files-from=-"]
     archive = subprocess.run(packed, input=listed, check=True, capture_output=True).stdout
     subprocess.run(["tar", "--extract", "--directory", root], input=archive, check=True)
     text = (root / STEPS).read_text(encoding="utf-8")

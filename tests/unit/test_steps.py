@@ -15,7 +15,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations.steps im
 
 TASKS = Path(__file__).resolve().parents[2] / "roles" / "node" / "tasks" / "steps.yml"
 MAPS = ("ifindex_map", "services", "peers", "devices")
-WANTED = Wanted(dict.fromkeys(MAPS, [{"key": 1, "value": 1}]), [], "/pins", ["bcc"], lambda: "bundle")
+WANTED = Wanted({name: [{"key": 1, "value": 1}] for name in MAPS}, [], "/pins", ["bcc"], lambda: "bundle")
 
 
 def tasks() -> list[tuple[str, dict[str, Any]]]:

@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
+
 DIRECTORY = "/run/ebpf-overlay"
 SO_NETNS_COOKIE = 71
 
@@ -59,9 +61,7 @@ def _path(ifindex: int, interface: str, directory: str) -> str:
 
 
 def _prefix() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read(8)
-    return f"clsact-{boot}-{namespace_key()}-"
+    return f"clsact-{boot_id()[:8]}-{namespace_key()}-"
 
 
 def _listed(directory: str) -> list[str]:

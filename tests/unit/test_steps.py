@@ -15,7 +15,9 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations.steps im
 
 TASKS = Path(__file__).resolve().parents[2] / "roles" / "node" / "tasks" / "steps.yml"
 MAPS = ("ifindex_map", "services", "peers", "devices")
-WANTED = Wanted({name: [{"key": 1, "value": 1}] for name in MAPS}, [], "/pins", ["bcc"], lambda: "bundle")
+WANTED = Wanted(
+    {name: [{"key": 1, "value": 1}] for name in MAPS}, [], "/pins", ["bcc"], lambda: "bundle", {}, "auto", 1, True
+)
 
 
 def tasks() -> list[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ the way back and the drift report know a step that is added here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable
 
 from .model import Call
@@ -28,10 +28,10 @@ class Wanted:
     pins: str
     packages: list[str]
     bundle: Callable[[], str]
-    defines: Mapping[str, Any] = field(default_factory=dict)
-    mechanism: str = "auto"
-    priority: int = 60000
-    liberal: bool = True
+    defines: Mapping[str, Any]
+    mechanism: str
+    priority: int
+    liberal: bool
 
 
 def _fill(name: str) -> Callable[[Wanted], Call]:

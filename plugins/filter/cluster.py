@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import json
 import time
@@ -17,6 +18,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import serv
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import topology
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import workloads as _workloads
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations import model
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import steps as _steps
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import identity
 from ansible_collections.ebpf.overlay.plugins.module_utils._objects import source as _source
 from ansible_collections.ebpf.overlay.plugins.plugin_utils import _cached_facts, _probe_verdict, _wiring_report
@@ -75,7 +77,19 @@ def node_plan(name: str, hostvars: Mapping[str, Any], known: str, services: Any,
     return json.dumps(plan)
 
 
-def generation_calls(
+def generation_calls(planned: str, *inputs: Any, **named: Any) -> list[Mapping[str, Any]]:
+    """The plan of a node -> the calls that its generation consists of. ``inputs``, ``named``: see :func:`_wanted`."""
+    wanted = _wanted(planned, *inputs, **named)
+    return or_filter_error(lambda: _steps.calls(wanted))
+
+
+def generation_step(planned: str, name: str, *inputs: Any, **named: Any) -> Any:
+    """The plan of a node -> the arguments of one of these calls, for the task that makes it."""
+    wanted = _wanted(planned, *inputs, **named)
+    return or_filter_error(lambda: _steps.STEPS[name](wanted)["arguments"])
+
+
+def _wanted(
     planned: str,
     pins: str,
     packages: list[str],
@@ -84,37 +98,26 @@ def generation_calls(
     mechanism: str,
     priority: int,
     liberal: bool,
-) -> list[dict[str, Any]]:
-    """The plan of a node -> the calls that its generation consists of, as the tasks of the role make them.
+) -> _steps.Wanted:
+    """``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal."""
+    plan = _plan_of(planned)
+    return _steps.Wanted(
+        plan["maps"],
+        plan["attachments"],
+        pins,
+        packages,
+        lambda: _source.pack(_source.read_bundle(source)),
+        defines,
+        mechanism,
+        int(priority),
+        liberal,
+    )
 
-    ``source``: the C file on the controller. ``liberal``: whether conntrack may be made liberal.
-    """
-    plan = json.loads(planned)
-    bundle = or_filter_error(lambda: _source.pack(_source.read_bundle(source)))
 
-    def fill(name: str) -> dict[str, Any]:
-        arguments = {"map": f"{pins}/{name}", "entries": plan["maps"][name], "purge": True}
-        return {"module": "bpf_map_sync", "arguments": arguments}
-
-    programs = ["from_uplink", "from_workload", "to_uplink", "to_workload"]
-    attached = {
-        "attachments": plan["attachments"],
-        "mechanism": mechanism,
-        "priority": int(priority),
-        "purge": True,
-    }
-    built = {"bundle": bundle, "pin_dir": pins, "programs": programs, "defines": dict(defines)}
-    return [
-        {"module": "overlay_packages", "arguments": {"packages": list(packages)}},
-        {"module": "bpffs", "arguments": {}},
-        {"module": "bpf_object", "arguments": built},
-        fill("ifindex_map"),
-        fill("services"),
-        fill("peers"),
-        {"module": "overlay_conntrack", "arguments": {"manage": liberal}},
-        {"module": "tc_bpf_attach", "arguments": attached},
-        fill("devices"),
-    ]
+@functools.lru_cache(maxsize=1)
+def _plan_of(planned: str) -> Any:
+    """Read once for all arguments of a task, which a process of its own templates. Nobody writes to it."""
+    return json.loads(planned)
 
 
 def already(calls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], enable: bool) -> bool:
@@ -278,6 +281,7 @@ class FilterModule:
             "missing_nodes": missing_nodes,
             "node_plan": node_plan,
             "generation_calls": generation_calls,
+            "generation_step": generation_step,
             "already": already,
             "probers": probers,
             "probe_targets": probe_targets,

@@ -161,14 +161,13 @@ interfaces:
       egress: []
 """
 
-import socket
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.wish import is_glob, matching, no_such_interface
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
 
 
 def main() -> None:
@@ -184,7 +183,7 @@ def main() -> None:
 
 def inspect(wanted: list[str], bpffs: str) -> list[dict[str, object]]:
     """Raises :class:`OverlayError` for an interface that does not exist."""
-    interfaces = {name: ifindex for ifindex, name in socket.if_nameindex()}
+    interfaces = interface_table()
     for pattern in wanted:
         if not is_glob(pattern) and pattern not in interfaces:
             raise no_such_interface("read the traffic-control hooks", pattern)

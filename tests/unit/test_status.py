@@ -240,6 +240,18 @@ def test_foreign_filter_ahead_is_told_but_no_drift() -> None:
     assert status_table(document)[-2] == "n1: ours on eth0: theirs (owner: cilium)"
 
 
+def test_table_is_bounded_where_a_whole_map_is_gone() -> None:
+    gone = [
+        {"kind": "missing", "object": f"map m, key {key}", "wanted": "1", "found": None, "owner": None}
+        for key in range(250)
+    ]
+    document = fleet(n1=told(1, drift=gone))
+    assert len(document["nodes"][0]["drift"]) == 250
+    lines = status_table(document)
+    assert sum("map m, key" in line for line in lines) == 100
+    assert "n1: and 150 more objects that differ, all in the JSON" in lines
+
+
 def test_drift_is_in_table_and_page() -> None:
     missing = {"kind": "missing", "object": "map services, key 8080", "wanted": "1", "found": None, "owner": None}
     document = fleet(n1=told(1, drift=[missing]))

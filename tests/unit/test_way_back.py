@@ -52,7 +52,7 @@ def test_what_modules_warn_of_on_the_way_back_is_told(monkeypatch: pytest.Monkey
 
 def test_calls_without_a_mode_need_no_number_and_those_with_mode_on_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rehearsal by another interpreter has none: what it compares is no generation yet."""
-    monkeypatch.setattr(way_back, "interfaces", dict)
+    monkeypatch.setattr(way_back, "interface_table", dict)
     given: dict[str, Any] = {"calls": [CALL], "interfaces": {}, "mode": None}
     assert way_back.calls_of(given) == (CALL,)
     assert way_back.calls_of({**given, "mode": "off"}) == (CALL, way_back.mode_off())

@@ -60,6 +60,21 @@ def converge(resource: Resource, check: bool, warn: Warn) -> Plan:
     return planned
 
 
+STATE: Mapping[str, Any] = {"type": "str", "choices": ["present", "absent"], "default": "present"}
+"""The argument of modules that also take back what they make."""
+
+
+def pinned_by_others(**members: str) -> dict[str, Any]:
+    """The argument that takes what ``bpf_object`` returned, as a dry run needs it: pins, and ``members`` by type."""
+    types = {"id": "int", **members}
+    return {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"pin": {"type": "path", "required": True}, **{name: {"type": types[name]} for name in types}},
+    }
+
+
 def told(planned: Plan) -> dict[str, Any]:
     """The return values that all modules have, and those of the plan; and for programs its ``changes``."""
     return {

@@ -7,7 +7,6 @@ It knows nothing of how a map is laid out, and needs neither a module nor a libr
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import DIRECTIONS, TCX
 
 from .layout import BPFFS, OWNER, PIN_DIR
@@ -73,7 +73,7 @@ def detach() -> None:
 
 def _ours() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(interface, direction, entry) of each program of ours."""
-    for interface in read_interfaces({name: number for number, name in socket.if_nameindex()}, BPFFS, noted=False):
+    for interface in read_interfaces(interface_table(), BPFFS, noted=False):
         for direction in DIRECTIONS:
             for entry in interface[direction]:
                 if entry["owner"] == OWNER:

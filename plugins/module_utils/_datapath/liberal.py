@@ -8,14 +8,14 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import STATE, Params, Warn, converge, told
 
 from . import sysctls
 from .conntrack import FlagEntries, Observed, RemoveFile, held_warning, plan_absent, plan_present
 
 # Also what calls on disk are checked by, of earlier releases too: nothing is taken away or made stricter.
 SPEC: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": STATE,
     "manage": {"type": "bool", "default": True},
 }
 

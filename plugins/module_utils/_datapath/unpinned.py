@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import asdict
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import DIRECTIONS
 
 from .control import CONTROL, KEY
@@ -22,7 +22,7 @@ def controls() -> dict[int, Control]:
     try:
         hooks = [
             entry
-            for interface in read_interfaces({name: index for index, name in socket.if_nameindex()}, BPFFS)
+            for interface in read_interfaces(interface_table(), BPFFS)
             for direction in DIRECTIONS
             for entry in interface[direction]
         ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import Any
 
@@ -12,17 +11,17 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control imp
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.drift import find_drift
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import BPFFS, PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._hooks.inspect import read_interfaces
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
 
 from .model import History, calls_to
 from .store import Store
 from .stored_runtime import StoredRuntime
-from .way_back import interfaces
 
 
 def hooks() -> list[dict[str, Any]]:
     """What is on the interfaces, whoever owns it. Raises :class:`OverlayError`."""
     try:
-        return read_interfaces({name: ifindex for ifindex, name in socket.if_nameindex()}, BPFFS)
+        return read_interfaces(interface_table(), BPFFS)
     except OSError as error:
         raise OverlayError(
             "read the traffic-control hooks", "all interfaces", error, "Run as root (become: true)."
@@ -39,7 +38,7 @@ def read(compare: bool) -> dict[str, Any]:
         generation = history.generations[history.confirmed]
         stored = StoredRuntime(store.runtime(history.confirmed), generation)
         differences = list(stored.rehearse("off" if history.switched_off else "on", detailed=True))
-        calls = calls_to(history, history.confirmed, interfaces())
+        calls = calls_to(history, history.confirmed, interface_table())
         wanted = [
             {**{key: arguments[key] for key in ("priority",) if key in arguments}, **item}
             for arguments in (call["arguments"] for call in calls)

@@ -21,6 +21,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import SetControl, Wanted, plan_mode
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import (
     boot_id,
+    interface_table,
     run_of_this_machine,
     why_another,
 )
@@ -38,7 +39,6 @@ from .stored_runtime import StoredRuntime
 from .way_back import (
     Destination,
     go_back,
-    interfaces,
     known_history,
     mode_off,
     mode_on,
@@ -193,7 +193,7 @@ class Begun:
 
     def _begin(self, attempt: Attempt) -> None:
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        generation = Generation(attempt.number, attempt.former, self.digest, when, tuple(self.calls), interfaces())
+        generation = Generation(attempt.number, attempt.former, self.digest, when, tuple(self.calls), interface_table())
         known = attempt.number == attempt.former
         self.store.begin(
             attempt,
@@ -372,7 +372,7 @@ class Restored:
         stored = StoredRuntime(self.store.runtime(self.number), record)
         if not stored.holds(self.runtime.content):
             return stored.rehearse("on" if self.destination.on else "off")
-        calls = model.adapt(record.calls, record.interfaces, interfaces())
+        calls = model.adapt(record.calls, record.interfaces, interface_table())
         return self.runtime.rehearse([*calls, mode_on(self.number) if self.destination.on else mode_off()])
 
     def plan(self, seen: Observed) -> Plan:

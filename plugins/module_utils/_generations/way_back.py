@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import socket
 import sys
 import time
 import traceback
@@ -27,7 +26,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath import last
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import read_control
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import PIN_DIR
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.mode import Control
-from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id, interface_table
 
 from . import log, model
 from .model import RETURNED, Attempt, Call, History
@@ -80,11 +79,6 @@ def _perform(call: Call, check: bool, detailed: bool = False) -> dict[str, Any]:
     # By name, since the modules that look at a generation need not bring along what makes one.
     result: dict[str, Any] = importlib.import_module(CALLS).perform(call, check, detailed)
     return result
-
-
-def interfaces() -> dict[str, int]:
-    """Name -> ifindex of all interfaces here."""
-    return {name: ifindex for ifindex, name in socket.if_nameindex()}
 
 
 def rehearse(calls: Iterable[Call], detailed: bool = False) -> list[dict[str, Any]]:
@@ -159,7 +153,7 @@ def leave(given: Mapping[str, Any]) -> list[str]:
 def calls_of(given: Mapping[str, Any]) -> tuple[Call, ...]:
     """On the interfaces that the node has now. A map whose layout differs starts empty: the mode is off, nothing looks
     into it."""
-    calls = model.adapt(given["calls"], given["interfaces"], interfaces())
+    calls = model.adapt(given["calls"], given["interfaces"], interface_table())
     mode: tuple[Call, ...] = ()
     if given["mode"] == "on":
         mode = (mode_on(given["number"]),)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import sys
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries impor
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import tcx as _tcx
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.bpffs import find_bpffs, not_on_bpffs
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.rtnl import Dumper
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tc import PACKAGES
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.traffic import CLSACT, DIRECTIONS, Hook, Link
@@ -62,7 +62,7 @@ class Watch:
 
     def _look(self) -> Observed:
         wish = self.wish
-        interfaces = {name: index for index, name in socket.if_nameindex()}
+        interfaces = interface_table()
         programs = {entry.program: read_program(entry.program) for entry in wish.attachments} if wish.present else {}
         named = {
             (interfaces[name], entry.direction) for entry in wish.attachments for name in entry.matches(interfaces)
@@ -131,7 +131,7 @@ def read_program(pin: str) -> Program:
         wrong = "This path is no pin: name a program's pin below a bpffs."
         raise OverlayError(doing, target, error, PRIVILEGES if error.errno == errno.EPERM else wrong) from error
     try:
-        kind = os.readlink(f"/proc/self/fd/{descriptor}").rpartition(":")[2]
+        kind = bpf.object_kind(descriptor)
         if kind != "bpf-prog":
             raise OverlayError(
                 doing, target, f"what is pinned there is no program but a {kind}", "Name a program's pin."

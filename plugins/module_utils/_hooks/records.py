@@ -17,6 +17,7 @@ import struct
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import unreadable
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import boot_id
 
 DIRECTORY = "/run/ebpf-overlay"
 SO_NETNS_COOKIE = 71
@@ -72,9 +73,7 @@ def _path(ifindex: int, interface: str, directory: str) -> str:
 
 
 def _prefix() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read(8)
-    return f"clsact-{boot}-{namespace_key()}-"
+    return f"clsact-{boot_id()[:8]}-{namespace_key()}-"
 
 
 def _listed(directory: str) -> list[str]:

@@ -7,7 +7,14 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import (
+    STATE,
+    Params,
+    Warn,
+    converge,
+    pinned_by_others,
+    told,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.tcx import links_folder
 
 from .apply import apply
@@ -31,23 +38,12 @@ SPEC: dict[str, Any] = {
             "handle": {"type": "int"},
         },
     },
-    "programs": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "pin": {"type": "path", "required": True},
-            "id": {"type": "int"},
-            "tag": {"type": "str"},
-            "name": {"type": "str"},
-            "xlated_size": {"type": "int"},
-        },
-    },
+    "programs": pinned_by_others(name="str", tag="str", xlated_size="int"),
     "priority": {"type": "int", "default": LAST},
     "owner": {"type": "str", "default": "ebpf.overlay"},
     "purge": {"type": "bool", "default": False},
     "mechanism": {"type": "str", "choices": ["auto", "clsact", "tcx"], "default": "auto"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": STATE,
     "bpffs": {"type": "path", "default": "/sys/fs/bpf"},
     "lock_timeout": {"type": "int", "default": 30},
 }

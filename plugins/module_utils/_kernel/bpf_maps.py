@@ -64,6 +64,7 @@ from .call import (
     object_info,
     object_name,
 )
+from .map_types import NAMES, MapType, map_type, name_of
 
 # Programs and links are passed on, so that callers need one import and no knowledge of the split.
 __all__ = [
@@ -72,25 +73,10 @@ __all__ = [
     "link_info", "link_update", "prog_info", "prog_load", "prog_query_tcx", "prog_test_run",
 ]  # fmt: skip
 
-MAP_TYPE_HASH = 1
-MAP_TYPE_ARRAY = 2
-MAP_TYPE_PROG_ARRAY = 3
-MAP_TYPE_PERCPU_HASH = 5
-MAP_TYPE_PERCPU_ARRAY = 6
-MAP_TYPE_LRU_HASH = 9
-MAP_TYPE_LRU_PERCPU_HASH = 10
-MAP_TYPE_LPM_TRIE = 11
-MAP_TYPE_DEVMAP = 14
-MAP_TYPE_DEVMAP_HASH = 25
-MAP_TYPE_NAMES = (
-    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace",
-    "cgroup_array", "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap",
-    "cpumap", "xskmap", "sockhash", "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue",
-    "stack", "sk_storage", "devmap_hash", "struct_ops", "ringbuf", "inode_storage", "task_storage", "bloom_filter",
-    "user_ringbuf", "cgrp_storage", "arena",
-)  # fmt: skip
-PER_CPU_TYPES = frozenset({MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_PERCPU_HASH})
-
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PROG_ARRAY = map(NAMES.index, ("hash", "array", "prog_array"))
+MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY = map(NAMES.index, ("percpu_hash", "percpu_array"))
+MAP_TYPE_LRU_HASH, MAP_TYPE_LRU_PERCPU_HASH = map(NAMES.index, ("lru_hash", "lru_percpu_hash"))
+MAP_TYPE_LPM_TRIE, MAP_TYPE_DEVMAP, MAP_TYPE_DEVMAP_HASH = map(NAMES.index, ("lpm_trie", "devmap", "devmap_hash"))
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 F_NO_PREALLOC = 1
@@ -121,11 +107,15 @@ class MapInfo:
 
     @property
     def type_name(self) -> str:
-        return MAP_TYPE_NAMES[self.type] if self.type < len(MAP_TYPE_NAMES) else f"type {self.type}"
+        return name_of(self.type)
+
+    @property
+    def kind(self) -> MapType:
+        return map_type(self.type_name)
 
     @property
     def per_cpu(self) -> bool:
-        return self.type in PER_CPU_TYPES
+        return self.kind.per_cpu
 
     @property
     def value_stride(self) -> int:
@@ -152,6 +142,11 @@ def obj_pin(fd: int, path: str) -> None:
     """Pin; EEXIST when the path is taken, EPERM when it is not below a bpffs."""
     pathname = buffer_of(os.fsencode(path) + b"\0")
     bpf(OBJ_PIN, attribute("QII", address(pathname), fd, 0))
+
+
+def object_kind(fd: int) -> str:
+    """``bpf-map``, ``bpf-prog`` or ``bpf_link``: what a file descriptor stands for."""
+    return os.readlink(f"/proc/self/fd/{fd}").rpartition(":")[2]
 
 
 # -- maps ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which machine this is, and since when it runs."""
+"""Which machine this is, since when it runs, and its interfaces."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ def running_since() -> int:
             return int(stream.read().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def interface_table() -> dict[str, int]:
+    """Name -> ifindex of all interfaces of this network namespace."""
+    return {name: ifindex for ifindex, name in socket.if_nameindex()}
 
 
 def run_of_this_machine() -> dict[str, Any]:

@@ -83,7 +83,7 @@ def pinned_links(folder: str) -> list[PinnedLink]:
         with contextlib.suppress(FileNotFoundError):
             descriptor = bpf.obj_get(pin)
             try:
-                if "link" not in os.readlink(f"/proc/self/fd/{descriptor}"):
+                if "link" not in bpf.object_kind(descriptor):
                     continue
                 info = bpf.link_info(descriptor)
             finally:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -16,18 +15,13 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.bpffs import find_bpffs
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.machine import interface_table
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import KNOWN, NAMES, map_type
 
 from . import btf
 from .codec import AsWritten, Codec
 from .plan import UNKNOWN, DeleteEntries, Operation, Traits
 
-INDEXED_TYPES = frozenset({bpf.MAP_TYPE_ARRAY, bpf.MAP_TYPE_PERCPU_ARRAY, bpf.MAP_TYPE_DEVMAP})
-EVICTING_TYPES = frozenset({bpf.MAP_TYPE_LRU_HASH, bpf.MAP_TYPE_LRU_PERCPU_HASH})
-SUPPORTED_TYPES = INDEXED_TYPES | EVICTING_TYPES | {
-    bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH, bpf.MAP_TYPE_LPM_TRIE, bpf.MAP_TYPE_DEVMAP_HASH,
-}  # fmt: skip
-# A batch takes whole buckets, each once and under its lock, so no key comes twice (__htab_map_lookup_and_delete_batch).
-HASHED_TYPES = EVICTING_TYPES | {bpf.MAP_TYPE_HASH, bpf.MAP_TYPE_PERCPU_HASH}
 BATCH = 16384  # entries per call
 PATIENCE = 5.0  # seconds, for a map that changes while it is read
 
@@ -103,10 +97,9 @@ class PinnedMap:
         self.path = path
         self.fd = fd
         self.info = bpf.map_info(fd)
-        self.indexed = self.info.type in INDEXED_TYPES
-        self.traits = Traits(
-            self.info.max_entries, self.indexed, self.info.type in EVICTING_TYPES, frozen=bpf.map_frozen(fd)
-        )
+        self.kind = self.info.kind
+        self.indexed = self.kind.indexed
+        self.traits = Traits(self.info.max_entries, self.indexed, self.kind.evicts, frozen=bpf.map_frozen(fd))
         self._stride = self.info.value_stride
         self._stepped = False  # read key by key, since the kernel has no batches for it
         # What the map held when it was last read, all CPUs' copies: what a failed write goes back to.
@@ -137,7 +130,7 @@ class PinnedMap:
                     )  # fmt: skip
         except OSError as error:
             raise _refused("read a map", self.path, error) from error
-        distinct = self.info.type in HASHED_TYPES and not self._stepped
+        distinct = self.kind.hashed and not self._stepped
         entries: Mapping[bytes, bytes] = Entries(self.info.key_size, self._stride, blocks, distinct)
         if self.indexed:
             entries = {key: value for key, value in entries.items() if any(value)}
@@ -292,14 +285,13 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
     except OSError as error:
         raise _refused("open a pinned map", path, error) from error
     try:
-        if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:bpf-map":
+        if bpf.object_kind(fd) != "bpf-map":
             raise OverlayError("open a pinned map", path, "it is not a map", "Name the pin of a map, not of a program.")
         found = PinnedMap(path, fd)
-        if found.info.type not in SUPPORTED_TYPES:
-            names = ", ".join(bpf.MAP_TYPE_NAMES[number] for number in sorted(SUPPORTED_TYPES))
+        if not found.kind.known:
             raise OverlayError(
                 "open a pinned map", path, f"maps of type {found.info.type_name} do not hold entries of this kind",
-                f"Known are {names}.",
+                f"Known are {', '.join(KNOWN)}.",
             )  # fmt: skip
         yield found
     finally:
@@ -308,10 +300,10 @@ def opened(path: str) -> Iterator[PinnedMap | None]:
 
 def traits_of(type_name: str | None, max_entries: int | None) -> Traits:
     """Those of a map that is still to be made, as far as they are told."""
-    if type_name not in bpf.MAP_TYPE_NAMES or max_entries is None:
+    if type_name not in NAMES or max_entries is None:
         return UNKNOWN
-    number = bpf.MAP_TYPE_NAMES.index(type_name)
-    return Traits(max_entries, number in INDEXED_TYPES, number in EVICTING_TYPES)
+    kind = map_type(type_name)
+    return Traits(max_entries, kind.indexed, kind.evicts)
 
 
 # -- schemas ------------------------------------------------------------------------------------------------------
@@ -329,7 +321,7 @@ def codecs(
 
     Raises OverlayError where nobody knows, and when a schema and the map differ in size.
     """
-    interfaces = {name: number for number, name in socket.if_nameindex()}
+    interfaces = interface_table()
     seen = [known, *_schemas_of(found)]
     made: list[Codec] = []
     for place, (what, told) in enumerate((("key", key), ("value", value))):
@@ -364,5 +356,5 @@ def _schemas_of(found: PinnedMap | None) -> Iterator[tuple[Any, Any]]:
             yield tuple(btf.schema_of(types, id_) if id_ else None for id_ in ids)  # type: ignore[misc]
     if found.indexed:
         yield "u32", None
-    if found.info.type in (bpf.MAP_TYPE_DEVMAP, bpf.MAP_TYPE_DEVMAP_HASH) and found.info.value_size == 4:
+    if found.kind.devices and found.info.value_size == 4:
         yield None, "ifindex"

@@ -10,7 +10,14 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import (
+    STATE,
+    Params,
+    Warn,
+    converge,
+    pinned_by_others,
+    told,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
 
 from .bulk import BulkList
@@ -27,24 +34,11 @@ SPEC: dict[str, Any] = {
     "key": {"type": "raw", "no_log": False},
     "value": {"type": "raw"},
     "entries": {"type": "list", "elements": "raw", "default": []},
-    "maps": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "pin": {"type": "path", "required": True},
-            "id": {"type": "int"},
-            "fresh": {"type": "bool"},
-            "type": {"type": "str"},
-            "max_entries": {"type": "int"},
-            "name": {"type": "str"},
-            "key_size": {"type": "int"},
-            "value_size": {"type": "int"},
-            "flags": {"type": "int"},
-        },
-    },
+    "maps": pinned_by_others(
+        name="str", fresh="bool", type="str", max_entries="int", key_size="int", value_size="int", flags="int"
+    ),
     "purge": {"type": "bool", "default": False},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": STATE,
 }
 
 

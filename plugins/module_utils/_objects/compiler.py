@@ -25,17 +25,17 @@ from typing import Any
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError, describe_errno
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import importable
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.features import OLDEST
 
 from . import headers
 from .pins import layout_of
 from .plan import CARRY, MIGRATE
-from .state import ARRAYS, Built, Layout, Program
+from .state import Built, Layout, Program
 
 MISSING = (
     "bcc is not installed: install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, RHEL); "
     "the package called bcc on the Python package index is something else."
 )
-OLDEST_KERNEL = (5, 10)
 
 # An undeclared function compiles to a call that the verifier then refuses with words that help nobody.
 FLAGS = ("-Werror=implicit-function-declaration",)
@@ -68,9 +68,12 @@ def check_kernel() -> None:
     """Raises :class:`OverlayError` on a kernel that is too old for the redirect helpers."""
     release = kernel_release()
     found = re.match(r"(\d+)\.(\d+)", release)
-    if found and (int(found.group(1)), int(found.group(2))) < OLDEST_KERNEL:
+    if found and (int(found.group(1)), int(found.group(2))) < OLDEST:
         raise OverlayError(
-            "load programs", f"kernel {release}", "it is older than Linux 5.10", "Upgrade the kernel of this node."
+            "load programs",
+            f"kernel {release}",
+            f"it is older than Linux {'.'.join(map(str, OLDEST))}",
+            "Upgrade the kernel of this node.",
         )
 
 
@@ -286,7 +289,7 @@ def copy_entries(old: int, new: int, target: str) -> None:
     """
     info = bpf.map_info(old)
     room = bpf.map_info(new).max_entries
-    is_array = info.type_name in ARRAYS
+    is_array = info.kind.indexed
     copied = 0
     key: bytes | None = None
     while True:

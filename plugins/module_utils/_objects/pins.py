@@ -39,11 +39,6 @@ from .state import (
 # --- what is pinned ---------------------------------------------------------------------------------------------------
 
 
-def object_kind(fd: int) -> str:
-    """``bpf-map``, ``bpf-prog`` or ``bpf_link``: the type of the kernel object behind a file descriptor."""
-    return os.readlink(f"/proc/self/fd/{fd}").rpartition(":")[2]
-
-
 def layout_of(fd: int) -> Layout:
     info = bpf.map_info(fd)
     return Layout(info.type_name, info.key_size, info.value_size, info.max_entries, info.flags)
@@ -69,7 +64,7 @@ def _read_entry(folder: str, name: str) -> Entry:
             return OtherEntry(name)
         fd = bpf.obj_get(path)
         try:
-            kind = object_kind(fd)
+            kind = bpf.object_kind(fd)
             if kind == "bpf-map":
                 return MapPin(name, bpf.map_info(fd).id, layout_of(fd))
             if kind == "bpf-prog":

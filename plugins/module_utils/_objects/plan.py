@@ -12,9 +12,9 @@ from typing import Any
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Item, Plan, compare
+from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.map_types import map_type
 
 from .state import (
-    ARRAYS,
     BUILD,
     NEW,
     NEXT,
@@ -26,9 +26,6 @@ from .state import (
     ProgramPin,
     Record,
 )
-
-# Map types whose entries can be read and written back as they are.
-COPYABLE = frozenset({"hash", "percpu_hash", "lru_hash", "lru_percpu_hash", "lpm_trie"}) | ARRAYS
 
 CARRY, CREATE, REPLACE, MIGRATE = "carry", "create", "replace", "migrate"
 
@@ -140,7 +137,10 @@ def _decide_changed(path: str, old: Layout, new: Layout, on_map_change: str) -> 
             change,
             "Set on_map_change to migrate (if only the capacity changed; keeps entries) or to replace (loses them).",
         )
-    if Layout(old.type, old.key_size, old.value_size, new.max_entries, old.flags) != new or new.type not in COPYABLE:
+    if (
+        Layout(old.type, old.key_size, old.value_size, new.max_entries, old.flags) != new
+        or not map_type(new.type).copyable
+    ):
         raise OverlayError(
             "migrate a map", path, change, "Only a capacity can change so; on_map_change: replace loses the entries."
         )

@@ -11,7 +11,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.libraries import importable
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Plan
-from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge, told
+from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import STATE, Params, Warn, converge, told
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpffs
 
 from . import compiler, headers, pins, source
@@ -26,7 +26,7 @@ SPEC: dict[str, Any] = {
     "programs": {"type": "list", "elements": "str"},
     "defines": {"type": "dict", "default": {}},
     "on_map_change": {"type": "str", "choices": ["refuse", "migrate", "replace"], "default": "refuse"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": STATE,
     "bundle": {"type": "str"},
 }
 REQUIRED_IF = [("state", "present", ("programs",)), ("state", "present", ("src", "bundle"), True)]

@@ -22,8 +22,6 @@ NEXT = "build-next"
 NEW = "-new"
 LONGEST_RECORD = 4095  # symlink(2): PATH_MAX with its end
 
-ARRAYS = frozenset({"array", "percpu_array", "devmap"})
-
 
 @dataclass(frozen=True)
 class Layout:

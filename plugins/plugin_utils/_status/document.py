@@ -235,6 +235,7 @@ def _links(nodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 # --- on the terminal --------------------------------------------------------------------------------------------------
 
+_MOST_ITEMS = 100  # of a node; a map may lack every entry
 _HEADS = (
     *("node", "state", "generation", "mode", "workloads", "attached", "flows", "admitted", "fast path"),
     "packets fast / kernel",
@@ -249,7 +250,9 @@ def status_table(fleet: Mapping[str, Any]) -> list[str]:
     for node in fleet["nodes"]:
         if node["reason"]:
             lines.append(f"{node['name']}: {node['reason']}")
-        lines += [f"{node['name']}: {sentence(item)}" for item in node["drift"]]
+        lines += [f"{node['name']}: {sentence(item)}" for item in node["drift"][:_MOST_ITEMS]]
+        if more := len(node["drift"][_MOST_ITEMS:]):
+            lines.append(f"{node['name']}: and {more} more objects that differ, all in the JSON")
         lines += [f"{node['name']}: {note}" for note in node["notes"]]
         if node["connections"]:
             lines += [f"{node['name']}: {line}" for line in _connections.told(node["connections"], False)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,16 @@ from lab.testing import run_lab
 from lab.wirings import bgp, bridge, ecmp, ptp, tunnel, vxlan
 
 FAMILIES = ("ipv4", "ipv6")
+
+
+def test_the_document_has_every_wiring_and_names_tests_that_exist() -> None:
+    root = paths.LAB_DIR.parent.parent
+    text = (root / "docs" / "wirings.md").read_text(encoding="utf-8")
+    assert [name for name in wirings.NAMES if f"`{name}`" not in text] == []
+    named = set(re.findall(r"`(test_\w+)`", text))
+    files = (root / "tests").glob("*/test_*.py")
+    there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
+    assert named - there == set()
 
 
 @pytest.fixture(scope="module", params=wirings.NAMES)

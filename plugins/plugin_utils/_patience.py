@@ -16,8 +16,10 @@ SPREAD = 5.0
 
 
 def refused(said: str) -> bool:
-    """Whether sshd closed the connection before it said who it is, as MaxStartups in sshd_config(5) has it do. A bastion
-    that cannot reach the node behind it says which channel it could not open."""
+    """Whether sshd closed the connection before it said who it is, as it does beyond MaxStartups (sshd_config(5)).
+
+    A bastion that cannot reach the node behind it says which channel it could not open.
+    """
     return "kex_exchange_identification" in said and "open failed" not in said
 
 

@@ -32,9 +32,7 @@ class Cost:
     memory: float
 
 
-def play(
-    inventory: Path, name: str | Path, variables: Mapping[str, object] | None = None, *options: str
-) -> Cost:
+def play(inventory: Path, name: str | Path, variables: Mapping[str, object] | None = None, *options: str) -> Cost:
     """Run a playbook. Raises BenchError if it fails."""
     command = [ROOT / ".venv/bin/ansible-playbook", "-i", inventory, name, "-e", json.dumps(variables or {}), *options]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONPATH": ""}

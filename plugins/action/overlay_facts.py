@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._patience import patiently
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._runtime import packed_once
 
 
@@ -31,7 +32,11 @@ class ActionModule(ActionBase):
         arguments = {**self._task.args, "code": hashlib.sha256(packed_once()).hexdigest()}
         began = time.time()
         result.update(
-            self._execute_module(module_name="ebpf.overlay.overlay_facts", module_args=arguments, task_vars=task_vars)
+            patiently(
+                lambda: self._execute_module(
+                    module_name="ebpf.overlay.overlay_facts", module_args=arguments, task_vars=task_vars
+                )
+            )
         )
         facts = result.get("ansible_facts", {}).get("overlay")
         if isinstance(facts, dict):

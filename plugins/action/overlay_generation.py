@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.ebpf.overlay.plugins.plugin_utils._patience import patiently
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._runtime import packed_once
 
 
@@ -23,8 +24,10 @@ class ActionModule(ActionBase):
         if arguments.get("state") in ("begun", "restored"):
             arguments["runtime"] = base64.b64encode(packed_once()).decode("ascii")
         result.update(
-            self._execute_module(
-                module_name="ebpf.overlay.overlay_generation", module_args=arguments, task_vars=task_vars
+            patiently(
+                lambda: self._execute_module(
+                    module_name="ebpf.overlay.overlay_generation", module_args=arguments, task_vars=task_vars
+                )
             )
         )
         # The whole source would otherwise be printed at -vvv.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import constants, context
 from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
@@ -22,28 +22,24 @@ from ansible_collections.ebpf.overlay.plugins.plugin_utils import _batches, _set
 from ansible_collections.ebpf.overlay.plugins.plugin_utils._filters import or_filter_error, raw_variables
 
 SPECIFICATION = Path(__file__).resolve().parents[2] / "roles/node/meta/argument_specs.yml"
+# Read with this file, which a play loads before it forks, and not again for each node.
+OPTIONS: dict[str, Any] = yaml_load(SPECIFICATION.read_text())["argument_specs"]["main"]["options"]
 # At once, after 1 and after 3 seconds.
 RETRIES = 3
 SERVER_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 
 
-@functools.lru_cache(maxsize=1)
-def _options() -> dict[str, Any]:
-    options: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())["argument_specs"]["main"]["options"]
-    return options
-
-
 def setting(value: Any, name: str) -> Any:
     """The value of a variable of the user's, as its specification wants it."""
-    return or_filter_error(lambda: _settings.convert(name, value, _options()[name]))
+    return or_filter_error(lambda: _settings.convert(name, value, OPTIONS[name]))
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Variables by name -> those of the user's, converted and checked."""
 
     def checked() -> dict[str, Any]:
-        found = _settings.converted(values, _options())
-        wrong = ArgumentSpecValidator(_options()).validate(copy.deepcopy(found)).error_messages
+        found = _settings.converted(values, OPTIONS)
+        wrong = ArgumentSpecValidator(OPTIONS).validate(copy.deepcopy(found)).error_messages
         if wrong:
             raise OverlayError("accept the variables", "; ".join(wrong)[:600], "see there", "Correct what is named.")
         if "overlay_services" in found:
@@ -122,7 +118,7 @@ def roll_out_batches(names: Iterable[str], hostvars: Mapping[str, Any], forks: i
 
 
 def _or_default(name: str, values: Iterable[Any]) -> list[float]:
-    return [float(_options()[name]["default"] if value is None else value) for value in values]
+    return [float(OPTIONS[name]["default"] if value is None else value) for value in values]
 
 
 def batches(hostvars: Mapping[str, Any], names: Iterable[str], dry_run: bool) -> list[Any]:

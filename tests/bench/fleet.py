@@ -32,9 +32,9 @@ class Cost:
     memory: float
 
 
-def play(inventory: Path, name: str | Path, variables: Mapping[str, object] | None = None) -> Cost:
+def play(inventory: Path, name: str | Path, variables: Mapping[str, object] | None = None, *options: str) -> Cost:
     """Run a playbook. Raises BenchError if it fails."""
-    command = [ROOT / ".venv/bin/ansible-playbook", "-i", inventory, name, "-e", json.dumps(variables or {})]
+    command = [ROOT / ".venv/bin/ansible-playbook", "-i", inventory, name, "-e", json.dumps(variables or {}), *options]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONPATH": ""}
     with tempfile.TemporaryFile("w+") as output:
         began = time.monotonic()
@@ -61,18 +61,18 @@ def lab(nodes: int) -> Iterator[None]:
         subprocess.run([str(LAB), "down"], check=True, stdout=subprocess.DEVNULL)
 
 
-def cold(name: str | Path) -> Cost:
+def cold(name: str | Path, *options: str) -> Cost:
     """Run a play on the lab as the first command of a day: no connection of an earlier one is open."""
     for connection in CONNECTIONS.glob("*"):
         connection.unlink()
-    return play(INVENTORY, name)
+    return play(INVENTORY, name, None, *options)
 
 
-def noop_and_gather(nodes: int, rounds: int) -> list[tuple[Cost, Cost]]:
-    """A play that only gathers network facts, and a run that changes nothing; in turns."""
+def noop_and_gather(nodes: int, rounds: int) -> list[tuple[Cost, Cost, Cost]]:
+    """A play that only gathers network facts, a run that changes nothing, and its dry run; in turns."""
     with lab(nodes):
         play(INVENTORY, "site.yml", ALL_AT_ONCE)
-        return [(cold(PLAYS / "gather.yml"), cold("site.yml")) for __ in range(rounds)]
+        return [(cold(PLAYS / "gather.yml"), cold("site.yml"), cold("site.yml", "--check")) for __ in range(rounds)]
 
 
 @contextmanager
@@ -110,7 +110,8 @@ def measure(quick: bool) -> tuple[dict[str, float], dict[str, object]]:
     half, whole = handed(few), handed(many)
     more = entries(many) / entries(few)
     found = {
-        "fleet.noop_over_gather": statistics.median(noop.wall / gather.wall for gather, noop in lab_turns),
+        "fleet.noop_over_gather": statistics.median(noop.wall / gather.wall for gather, noop, _ in lab_turns),
+        "fleet.dry_run_over_noop": statistics.median(dry.wall / noop.wall for _, noop, dry in lab_turns),
         # CPU time: no node is waited for.
         "fleet.picture_300_over_once": statistics.median(plans.cpu / once.cpu for once, plans in picture_turns),
         "fleet.picture_1000_seconds": whole.wall,
@@ -120,7 +121,7 @@ def measure(quick: bool) -> tuple[dict[str, float], dict[str, object]]:
     }
     runs: dict[str, object] = {
         "title": "plays: wall clock and CPU time of the controller, s, and its largest process, MB",
-        "gather and site.yml without changes": [list(map(asdict, turn)) for turn in lab_turns],
+        "gather, site.yml without changes, its dry run": [list(map(asdict, turn)) for turn in lab_turns],
         "picture, and picture with plans": [list(map(asdict, turn)) for turn in picture_turns],
         "growth": {few: asdict(half), many: asdict(whole)},
     }

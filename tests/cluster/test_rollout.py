@@ -21,6 +21,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout impo
 
 SITE = "site.yml"
 LINKS = f"{PIN_DIR}/links/ebpf_2eoverlay"
+PLAN = "Work out what this node must be"
 GATHER = "Gather the overlay's facts"
 
 
@@ -113,6 +114,8 @@ def test_second_run_changes_nothing_and_compiles_nothing(story: Story) -> None:
     assert again.changes == set()
     assert again.visits == {(node.name, GATHER) for node in story.lab.nodes.values()}
     assert "nothing to do (looked at " in again.output
+    # Its variables are checked, its facts gathered and compared: no process more for a node with nothing to do.
+    assert len([one for one in again.results if one.host == f"{PREFIX}n2"]) == 3
     assert {node.name: state.program_ids(node) for node in story.lab.nodes.values()} == programs
 
 
@@ -123,6 +126,8 @@ def test_a_node_that_somebody_changed_is_the_only_one_that_is_asked_again(story:
     predicted = play.playbook(SITE, "--check", "--diff").succeeded()
     assert {host for host, _task in predicted.changes} == {node.name}
     assert {host for host, task in predicted.visits if task != GATHER} == {node.name}
+    # It is the canary: the batches are of nodes that change.
+    assert {one.host for one in predicted.of(PLAN)} == {node.name}
     assert play.playbook(SITE).succeeded().changes == predicted.changes
     assert node.run(["ls", LINKS]).stdout.split() == carried
     assert play.playbook(SITE, "--check", "--diff").succeeded().changes == set()

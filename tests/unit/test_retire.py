@@ -12,6 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.ebpf.overlay.plugins.filter.cluster import fleet_report
 from ansible_collections.ebpf.overlay.plugins.filter.retire import retired, staying
+from ansible_collections.ebpf.overlay.plugins.filter.settings import roll_out_batches
 
 NAMES = ["n1", "n2", "n3", "n4"]
 Hosts = dict[str, dict[str, Any]]
@@ -31,6 +32,17 @@ def test_who_leaves_is_named_by_any_host_and_told_in_the_order_of_the_nodes() ->
 def test_who_stays_is_a_pattern_of_hosts() -> None:
     assert staying({"n1": {}, "n2": {"node_retired": ["n2", "n4"]}}, NAMES) == "overlay_nodes:!n2:!n4"
     assert staying({}, NAMES) == "overlay_nodes"
+
+
+def test_who_is_done_with_is_in_no_batch() -> None:
+    hosts: Hosts = {name: {"node_verdict": {"outcome": "unchanged"}, "node_retired": ["n4"]} for name in NAMES[:3]}
+    hosts["n2"]["node_verdict"] = {}
+    assert staying(hosts, NAMES, ["unchanged"]) == "overlay_nodes:!n4:!n1:!n3"
+    assert roll_out_batches(NAMES[:3], hosts, 5) == [1]
+    hosts["n2"]["node_verdict"] = {"outcome": "unchanged"}
+    assert staying(hosts, NAMES, ["unchanged"]) == "overlay_nodes:!overlay_nodes"
+    assert staying(hosts, NAMES) == "overlay_nodes:!n4"
+    assert roll_out_batches(NAMES[:3], hosts, 5) == []
 
 
 @pytest.mark.parametrize(

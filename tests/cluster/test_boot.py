@@ -91,7 +91,7 @@ def test_a_node_that_cannot_build_keeps_the_kernels_path_tries_once_and_says_why
         found = told(node, "status")
         assert found["mode"] in ("absent", "off")
         assert len(found["trouble"]) == 1
-        assert "bcc" in found["trouble"][0], found["trouble"]
+        assert "python3-bpfcc" in found["trouble"][0], found["trouble"]
         assert "keeps the kernel's path" in told(node, "log")["entries"][-1]["what"]
         assert "keeps the kernel's path" in node.run(["journalctl", "-b", "--no-pager"]).stdout
     finally:

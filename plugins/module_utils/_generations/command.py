@@ -74,8 +74,8 @@ def digest(path: str = PATH) -> str:
 
 
 def as_wanted(code: str, path: str = PATH) -> bool:
-    """Whether the command is of ``code`` (a SHA-256) and is called after a reboot, or cannot be put there anyway."""
-    return _read_only(path) or (digest(path) == code and boot_unit.read() == boot_unit.wanted(path))
+    """Whether the command is of ``code`` (a SHA-256), and is called after a reboot."""
+    return digest(path) == code and boot_unit.read() == boot_unit.wanted(path)
 
 
 def _read_only(path: str) -> bool:

@@ -35,9 +35,11 @@ def lab() -> Iterator[Lab]:
 
 
 def units(node: Node) -> list[str]:
-    """Our unit files, and our units that are active; systemd forgets one without a file when it next reloads."""
-    files = node.run(["sh", "-c", "ls -d /etc/systemd/system/*/ebpf-overlay* /etc/systemd/system/ebpf-overlay*"], False)
-    listed = node.run(["systemctl", "list-units", "--no-legend", "--plain", "ebpf-overlay*"])
+    """The way back's unit files, and its units that are active; systemd forgets one without a file when it next
+    reloads."""
+    system = "/etc/systemd/system"
+    files = node.run(["sh", "-c", f"ls -d {system}/*/ebpf-overlay-way* {system}/ebpf-overlay-way*"], False)
+    listed = node.run(["systemctl", "list-units", "--no-legend", "--plain", "ebpf-overlay-way*"])
     return [*files.stdout.split(), *listed.stdout.splitlines()]
 
 

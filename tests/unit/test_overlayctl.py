@@ -22,7 +22,14 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations import l
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.calls import KINDS
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.command import Command, Observed, as_wanted
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import FORMAT_FILE
-from ansible_collections.ebpf.overlay.plugins.module_utils._node import admission, documents, flow_states, main, text
+from ansible_collections.ebpf.overlay.plugins.module_utils._node import (
+    admission,
+    documents,
+    flow_states,
+    live,
+    main,
+    text,
+)
 from ansible_collections.ebpf.overlay.plugins.module_utils._node.arguments import COMMANDS, EXIT_CODES, check, parser
 from ansible_collections.ebpf.overlay.plugins.module_utils._node.explain import parse_end
 from ansible_collections.ebpf.overlay.plugins.module_utils._node.live import connection_of, describe
@@ -278,3 +285,16 @@ def test_generation_0_removes_it_and_no_other_does() -> None:
 
 def test_answers_are_json() -> None:
     assert json.loads(json.dumps(admission.walk(admission.Seen(None), "a", "b", 1)))["decides"] == "absent"
+
+
+def test_flows_that_begin_meanwhile_are_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [(b"one", flow())]
+    monkeypatch.setattr(live, "flows", lambda _selection: list(there))
+    wanted = live.Suspended(flow_states.select(None, 8080), NOW + 100)
+    assert [operation.key for operation in wanted.plan(wanted.observe()).operations] == [b"one"]
+    there[:] = [(b"one", flow(seen=NOW + 100)), (b"two", flow())]
+    assert not wanted.plan(wanted.observe()).operations
+    cut = live.Cut(flow_states.select(None, 8080))
+    assert len(cut.plan(cut.observe()).operations) == 3
+    there[:] = [(b"three", flow())]
+    assert not cut.plan(cut.observe()).operations

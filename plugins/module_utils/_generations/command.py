@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `overlayctl` on the node, as a resource: the code that is kept with a generation, as a program."""
+"""The command `overlayctl` on the node, and the unit that calls it after a reboot, as a resource."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.records import 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Params, Warn, converge
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import told as told_plan
 
+from . import boot_unit
 from .stored_runtime import FORMAT_FILE
 from .watchdog import python
 
@@ -34,9 +35,10 @@ REQUIRED_IF = [("state", "present", ("runtime",))]
 @dataclass(frozen=True)
 class Observed:
     """``digest``: of the code, "" where no file is. ``foreign``: the file is somebody else's. ``read_only``: the file
-    system takes no files."""
+    system takes no files. ``unit``: the text of the unit for reboots, "" where it is not enabled."""
 
     digest: str = ""
+    unit: str = ""
     foreign: bool = False
     read_only: bool = False
 
@@ -51,6 +53,16 @@ class RemoveCommand:
     pass
 
 
+@dataclass(frozen=True)
+class WriteUnit:
+    text: str
+
+
+@dataclass(frozen=True)
+class RemoveUnit:
+    pass
+
+
 def digest(path: str = PATH) -> str:
     """SHA-256 of the code in the file, without the line that names its interpreter; "" where it cannot be read."""
     try:
@@ -62,8 +74,8 @@ def digest(path: str = PATH) -> str:
 
 
 def as_wanted(code: str, path: str = PATH) -> bool:
-    """Whether the command is of ``code`` (a SHA-256), or cannot be put there anyway."""
-    return digest(path) == code or _read_only(path)
+    """Whether the command is of ``code`` (a SHA-256), and is called after a reboot."""
+    return digest(path) == code and boot_unit.read() == boot_unit.wanted(path)
 
 
 def _read_only(path: str) -> bool:
@@ -81,16 +93,23 @@ class Command:
         self.wanted = hashlib.sha256(self.code).hexdigest() if self.present else ""
 
     def observe(self) -> Observed:
+        unit, read_only = boot_unit.read(), _read_only(self.path)
         if not os.path.lexists(self.path):
-            return Observed(read_only=_read_only(self.path))
-        return Observed(digest(self.path), not _is_ours(self.path), _read_only(self.path))
+            return Observed(unit=unit, read_only=read_only)
+        return Observed(digest(self.path), unit, not _is_ours(self.path), read_only)
 
     def plan(self, seen: Observed) -> Plan:
-        before = "" if seen.foreign else seen.digest
-        after = self.wanted
+        there = "" if seen.foreign else seen.digest
+        unit = boot_unit.wanted(self.path) if self.present else ""
         operations: tuple[Any, ...] = ()
-        if before != after:
-            operations = (WriteCommand(),) if self.present else (RemoveCommand(),)
+        # The unit is there only while the command is.
+        if seen.unit and not unit:
+            operations += (RemoveUnit(),)
+        if there != self.wanted:
+            operations += (WriteCommand() if self.present else RemoveCommand(),)
+        if unit and seen.unit != unit:
+            operations += (WriteUnit(unit),)
+        before, after = _items(there, seen.unit), _items(self.wanted, unit)
         warnings: tuple[str, ...] = ()
         if seen.read_only and operations:
             operations, after = (), before
@@ -98,17 +117,21 @@ class Command:
         unmet: tuple[str, ...] = ()
         if seen.foreign and self.present:
             unmet = (f"{self.path} is there and not of this collection. Move it away.",)
-        return Plan(operations, compare(_items(before), _items(after)), unmet, warnings, {"path": self.path})
+        return Plan(operations, compare(before, after), unmet, warnings, {"path": self.path})
 
     def apply(self, operations: tuple[Any, ...]) -> None:
         for operation in operations:
             with told("install or remove overlayctl", self.path):
                 if isinstance(operation, RemoveCommand):
                     remove(self.path)
-                    continue
-                os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
-                write(self.path, f"#!{python()}\n".encode() + self.code, 0o755)
-                os.chmod(self.path, 0o755)  # whatever the umask is
+                elif isinstance(operation, WriteCommand):
+                    os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+                    write(self.path, f"#!{python()}\n".encode() + self.code, 0o755)
+                    os.chmod(self.path, 0o755)  # whatever the umask is
+                elif isinstance(operation, RemoveUnit):
+                    boot_unit.uninstall()
+                else:
+                    boot_unit.install(operation.text)
 
 
 def _is_ours(path: str) -> bool:
@@ -119,8 +142,12 @@ def _is_ours(path: str) -> bool:
         return False
 
 
-def _items(code: str) -> list[Item]:
-    return [Item("command", NAME, f"{NAME} {code[:12]}")] if code else []
+def _items(code: str, unit: str) -> list[Item]:
+    found = [Item("command", NAME, f"{NAME} {code[:12]}")] if code else []
+    if unit:
+        text = f"unit {boot_unit.NAME} {hashlib.sha256(unit.encode()).hexdigest()[:12]}"
+        found.append(Item("unit", boot_unit.NAME, text))
+    return found
 
 
 def ensure(params: Params, check: bool, warn: Warn) -> dict[str, Any]:

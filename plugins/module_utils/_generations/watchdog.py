@@ -75,6 +75,11 @@ def arm(runtime: str, identity: str) -> None:
 def install_unit(runtime: str, file: str = UNIT_FILE, link: str = UNIT_LINK) -> None:
     """The unit for the next boot, on the disk when this returns. The former one stays if it cannot be written."""
     write(file, _UNIT.format(python=python(), runtime=runtime).encode("utf-8"), 0o644)
+    link_unit(file, link)
+
+
+def link_unit(file: str, link: str) -> None:
+    """Have systemd start the unit at the next boot, as ``systemctl enable`` does."""
     os.makedirs(os.path.dirname(link), exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.symlink(file, link)

@@ -38,6 +38,7 @@ COMMANDS = {
     "off": "switch the overlay off; it stays off until somebody switches it on. Works when everything else is broken",
     "rollback": "take the node to another generation; 0 takes the overlay off",
     "reconcile": "make the node what its confirmed generation says",
+    "boot": "make the confirmed generation again after a reboot, in one try; the unit ebpf-overlay.service calls it",
     "man": "print the manual page, for man -l",
     "completion": "print the completion for a shell",
 }

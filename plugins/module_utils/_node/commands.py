@@ -25,8 +25,8 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model im
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.store import Store
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.way_back import LOCK
 
+from . import boot, live
 from . import explain as _explain
-from . import live
 from .flow_states import select, told
 
 DONE, FAILED, NO = 0, 1, 3
@@ -213,6 +213,10 @@ def reconcile(code: Callable[[], str], given: Namespace, warn: Warn) -> Answer:
     if not history.confirmed:
         return {"changed": False, "number": 0, "differences": [], "check": given.check}, DONE
     return _restore(code, str(history.confirmed), given.check, warn)
+
+
+def restart(code: Callable[[], str], _given: Namespace, warn: Warn) -> Answer:
+    return boot.boot(lambda number: _restore(code, number, True, warn)[0]), DONE
 
 
 def _restore(code: Callable[[], str], to: str, check: bool, warn: Warn) -> Answer:

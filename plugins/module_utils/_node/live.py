@@ -13,8 +13,10 @@ from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import O
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.lock import one_run
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.plan import Change, Plan
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import Warn, converge
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.conntrack import LIBERAL
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.control import jiffies_per_second
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.layout import FLOW_KEY, PIN_DIR, SCHEMAS
+from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.sysctls import read_values
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel import bpf_maps as bpf
 from ansible_collections.ebpf.overlay.plugins.module_utils._kernel.conntrack import Connection, delete_entries
 from ansible_collections.ebpf.overlay.plugins.module_utils._maps.pinned import PinnedMap, codecs, opened
@@ -110,17 +112,29 @@ def _end(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-class Suspended:
+class Chosen:
+    """The flows that match at the first look. Those that begin later are not meant, however often it is looked at."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._keys: set[bytes] | None = None
+
+    def observe(self) -> list[tuple[bytes, dict[str, Any]]]:
+        found = flows(self.selection)
+        if self._keys is None:
+            self._keys = {raw for raw, _flow in found}
+        return [(raw, flow) for raw, flow in found if raw in self._keys]
+
+
+class Suspended(Chosen):
     """Flows leave the shortcut until ``until`` (jiffies), and live on in the kernel's path."""
 
     def __init__(self, selection: Selection, until: int) -> None:
-        self.selection, self.until = selection, until
-
-    def observe(self) -> list[tuple[bytes, dict[str, Any]]]:
-        return [(raw, flow) for raw, flow in flows(self.selection) if not flow["ended"]]
+        super().__init__(selection)
+        self.until = until
 
     def plan(self, seen: Sequence[tuple[bytes, Flow]]) -> Plan:
-        wanted = [(raw, flow) for raw, flow in seen if flow["seen"] < self.until]
+        wanted = [(raw, flow) for raw, flow in seen if flow["seen"] < self.until and not flow["ended"]]
         return Plan(
             tuple(SuspendFlow(raw, flow) for raw, flow in wanted),
             tuple(Change("flow", describe(flow), None, f"{describe(flow)} suspended") for _raw, flow in wanted),
@@ -142,15 +156,12 @@ class Suspended:
         read("flows", write)
 
 
-class Cut:
+class Cut(Chosen):
     """Flows are forgotten, by the datapath and by conntrack, so that the packet filter decides about them anew."""
 
     def __init__(self, selection: Selection) -> None:
-        self.selection = selection
+        super().__init__(selection)
         self.deleted = 0
-
-    def observe(self) -> list[tuple[bytes, dict[str, Any]]]:
-        return flows(self.selection)
 
     def plan(self, seen: Sequence[tuple[bytes, Flow]]) -> Plan:
         connections = frozenset(connection_of(flow) for _raw, flow in seen)
@@ -170,7 +181,8 @@ class Cut:
 
         read("flows", remove)
         for operation in operations:
-            if isinstance(operation, DeleteEntries):
+            # To ask a kernel that has not loaded conntrack would load it.
+            if isinstance(operation, DeleteEntries) and LIBERAL in read_values():
                 self.deleted += delete_entries(operation.connections)
 
 

@@ -49,6 +49,7 @@ ONCE: dict[str, Callable[[Namespace, Callable[[str], None]], commands.Answer]] =
     "drain": commands.drain,
     "off": commands.switch_off,
     "rollback": lambda given, warn: commands.rollback(code, given, warn),
+    "boot": lambda given, warn: commands.restart(code, given, warn),
     "reconcile": lambda given, warn: commands.reconcile(code, given, warn),
 }
 

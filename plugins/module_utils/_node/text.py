@@ -132,7 +132,16 @@ def restored(found: Found) -> list[str]:
     return lines
 
 
+def boot(found: Found) -> list[str]:
+    if "left_to" in found:
+        return [f"An attempt waits: {found['left_to']} takes the node back to generation {found['number']} if need be."]
+    missing = [f"  {name} is not there: its flows take the kernel's path" for name in found["missing"]]
+    there = "made again" if found["changed"] else "as it should be"
+    return [f"generation {found['number']}: {there}", *missing]
+
+
 WORDS: dict[str, Callable[[Found], list[str]]] = {
     "status": status, "explain": explain, "flows": flows, "suspend": suspend, "cut": cut, "log": log, "top": top,
     "off": switch_off, "on": mode, "drain": mode, "rollback": restored, "reconcile": restored,
+    "boot": boot,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The examples of the documentation: three for each module, whose arguments the module takes, and which use what modules
-return. Ansible parses all of them as one play. What the modules then do is what tests/integration looks at.
+"""The examples of the documentation: three for each module, with arguments that the module takes, and which use what
+modules return. Ansible parses all of them as one play. What the modules then do is what tests/integration looks at.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def calls(tasks: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any], str]]:
     ]
 
 
-class Asked(Exception):
+class AskedError(Exception):
     """What a module hands to AnsibleModule."""
 
 
 def validator(name: str, monkeypatch: pytest.MonkeyPatch) -> ArgumentSpecValidator:
     def ask(argument_spec: dict[str, Any], **options: Any) -> None:
-        raise Asked(argument_spec, {rule: options[rule] for rule in RULES if rule in options})
+        raise AskedError(argument_spec, {rule: options[rule] for rule in RULES if rule in options})
 
     found = module_named(name)
     monkeypatch.setattr(found, "AnsibleModule", ask)
-    with pytest.raises(Asked) as asked:
+    with pytest.raises(AskedError) as asked:
         found.main()
     specification, rules = asked.value.args
     return ArgumentSpecValidator(specification, **rules)

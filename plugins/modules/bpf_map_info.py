@@ -50,6 +50,26 @@ EXAMPLES = r"""
 - name: Show it
   ansible.builtin.debug:
     msg: "{{ stats.entries }}"
+
+- name: See how full a map is, without its entries
+  ebpf.overlay.bpf_map_info:
+    map: /sys/fs/bpf/ebpf-overlay/flows
+    limit: 0
+  register: flows
+
+- name: Warn before it is full
+  ansible.builtin.debug:
+    msg: "{{ flows.count }} of {{ flows.max_entries }} flows"
+  when: flows.count > 0.9 * flows.max_entries
+
+- name: Read a map of a program of our own
+  ebpf.overlay.bpf_map_info:
+    map: /sys/fs/bpf/mine/networks
+    key: cidr
+    value:
+      - {name: out, type: ifindex}
+      - {name: port, type: be16}
+      - {type: "pad:2"}
 """
 
 RETURN = r"""

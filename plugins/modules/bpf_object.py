@@ -101,7 +101,7 @@ EXAMPLES = r"""
   ebpf.overlay.bpf_object:
     src: bpf/overlay.c
     pin_dir: /sys/fs/bpf/ebpf-overlay
-    programs: [from_uplink, from_workload]
+    programs: [from_uplink, from_workload, to_uplink, to_workload]
     defines:
       OVERLAY_REDIRECT: 1
 

@@ -53,6 +53,10 @@ EXAMPLES = r"""
 - name: Have a place for pins
   ebpf.overlay.bpffs:
 
+- name: Have one of our own, beside that of the system
+  ebpf.overlay.bpffs:
+    path: /run/mine/bpf
+
 - name: Take it away again, if it was not there before and nobody uses it
   ebpf.overlay.bpffs:
     state: unmounted

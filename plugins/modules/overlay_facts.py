@@ -72,6 +72,18 @@ EXAMPLES = r"""
 - name: Show the workloads of this node
   ansible.builtin.debug:
     var: ansible_facts.overlay.workloads
+
+- name: Gather them where the way to other nodes is none of the default routes
+  ebpf.overlay.overlay_facts:
+    uplinks: [bond0, "ens*"]
+
+- name: Refuse kernels that are too old
+  ansible.builtin.assert:
+    that: ansible_facts.overlay.capabilities.supported
+
+- name: Ask whether the node is still what its generation says
+  ebpf.overlay.overlay_facts:
+    compare: true
 """
 
 RETURN = r"""

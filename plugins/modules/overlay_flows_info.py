@@ -36,6 +36,19 @@ EXAMPLES = r"""
 - name: Show the busiest pair
   ansible.builtin.debug:
     var: found.pairs[0]
+
+- name: Count the open flows only
+  ebpf.overlay.overlay_flows_info:
+    limit: 0
+  register: open
+
+- name: Wait until the node has none any more
+  ebpf.overlay.overlay_flows_info:
+    limit: 0
+  register: left
+  until: left.flows == 0
+  retries: 60
+  delay: 5
 """
 
 RETURN = r"""

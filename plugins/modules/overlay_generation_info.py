@@ -38,6 +38,23 @@ EXAMPLES = r"""
 - name: Show what differs
   ansible.builtin.debug:
     var: found.drift
+
+- name: Read the generation without comparing
+  ebpf.overlay.overlay_generation_info:
+    compare: false
+  register: at
+
+- name: Insist that nothing waits for its confirmation
+  ansible.builtin.assert:
+    that: at.pending == 0
+
+- name: Wait for the node's own way back after a run that was killed
+  ebpf.overlay.overlay_generation_info:
+    compare: false
+  register: back
+  until: back.pending == 0
+  retries: 60
+  delay: 5
 """
 
 RETURN = r"""

@@ -51,6 +51,20 @@ EXAMPLES = r"""
       - linux-libc-dev
       - python3-bpfcc
       - python3-pyroute2
+
+- name: The same on Fedora and RHEL
+  ebpf.overlay.overlay_packages:
+    packages: [kernel-headers, python3-bcc, python3-pyroute2]
+
+- name: Install a tool for looking at programs
+  ebpf.overlay.overlay_packages:
+    packages: [bpftool]
+  register: tools
+
+- name: Say what that changed
+  ansible.builtin.debug:
+    msg: "installed: {{ tools.installed | join(', ') }}"
+    verbosity: 1
 """
 
 RETURN = r"""

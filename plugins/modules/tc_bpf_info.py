@@ -47,6 +47,18 @@ EXAMPLES = r"""
       - ours | rejectattr('hidden_by') | length == 1
   vars:
     ours: "{{ hooks.interfaces[0].ingress | selectattr('owner', 'equalto', 'ebpf.overlay') }}"
+
+- name: See what runs on all interfaces
+  ebpf.overlay.tc_bpf_info:
+  register: every
+
+- name: Name the programs that never get their turn
+  ansible.builtin.debug:
+    msg: "{{ every.interfaces | map(attribute='ingress') | flatten | selectattr('hidden_by') | map(attribute='name') }}"
+
+- name: See what workloads' interfaces carry
+  ebpf.overlay.tc_bpf_info:
+    interface: cali*
 """
 
 RETURN = r"""

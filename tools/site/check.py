@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os.path
 import sys
+from collections import deque
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -64,8 +65,9 @@ def target(page: str, link: str) -> tuple[str, str] | None:
 def distances(pages: dict[str, Page]) -> dict[str, int]:
     """How many links of the text each page is from the start page."""
     found = {START: 0}
-    queue = [START]
-    for name in queue:
+    queue = deque([START])
+    while queue:
+        name = queue.popleft()
         for link in (link for links in pages[name].links.values() for link in links):
             to = target(name, link)
             if to and to[0] in pages and to[0] not in found:

@@ -44,7 +44,16 @@ EXAMPLES = r"""
 - name: Install overlayctl
   ebpf.overlay.overlay_ctl:
 
-- name: Remove it
+- name: Look whether the node has the one of this release
+  ebpf.overlay.overlay_ctl:
+  check_mode: true
+  register: command_of_release
+
+- name: Tell what was found
+  ansible.builtin.debug:
+    msg: "{{ command_of_release.path }} is {{ 'not ' if command_of_release is changed else '' }}of this release"
+
+- name: Remove overlayctl
   ebpf.overlay.overlay_ctl:
     state: absent
 """
@@ -60,11 +69,11 @@ path:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.shell import run
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations.command import REQUIRED_IF, SPEC, ensure
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.command import SPEC, ensure
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     run(module, lambda: ensure(module.params, module.check_mode, module.warn))
 
 

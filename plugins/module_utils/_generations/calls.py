@@ -45,7 +45,7 @@ KINDS: Mapping[str, Kind] = {
     "bpf_object": Kind(objects.SPEC, objects.ensure, objects.REQUIRED_IF),
     "bpffs": Kind(mount.SPEC, mount.ensure),
     "overlay_conntrack": Kind(liberal.SPEC, liberal.ensure),
-    "overlay_ctl": Kind(command.SPEC, command.ensure, command.REQUIRED_IF),
+    "overlay_ctl": Kind(command.SPEC, command.ensure),
     "overlay_mode": Kind(switch.SPEC, switch.ensure),
     "overlay_packages": Kind(packages.SPEC, packages.ensure),
     "tc_bpf_attach": Kind(hooks.SPEC, hooks.ensure),

@@ -29,7 +29,6 @@ SPEC: dict[str, Any] = {
     # Kept out of the node's log, where it would be two hundred kilobytes of noise.
     "runtime": {"type": "str", "no_log": True},
 }
-REQUIRED_IF = [("state", "present", ("runtime",))]
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,11 @@ class Command:
     def __init__(self, params: Params, path: str = PATH) -> None:
         self.path = path
         self.present = params["state"] == "present"
+        if self.present and not params["runtime"]:
+            raise OverlayError(
+                "install overlayctl", self.path, "its code was not given",
+                "Call the module from a task: its action plugin brings the code along.",
+            )  # fmt: skip
         self.code = base64.b64decode(params["runtime"] or "")
         self.wanted = hashlib.sha256(self.code).hexdigest() if self.present else ""
 

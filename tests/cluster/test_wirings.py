@@ -172,7 +172,8 @@ def ptp_with_workloads_that_come_and_go(story: Story) -> None:
                 for address in (third.ipv4, third.ipv6):
                     for end in connection(client, third, address, HTTP_PORT):
                         end.close()
-            live.report().unharmed()
+            # The plugin's processes keep the servers waiting. What is lost is sent again, and none was.
+            live.report().unharmed(1)
         ptp.cni("DEL", node.plan, third.plan)
     finally:
         destroy_namespace(third.name)

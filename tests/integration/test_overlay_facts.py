@@ -93,7 +93,7 @@ def test_routes_of_tables_to_which_rules_lead_count_and_those_of_others_do_not(n
     node.sh(
         "ip rule add fwmark 5 table 100; ip rule add to 10.7.0.0/16 goto 32766"
         "; ip rule add pref 9 from 10.7.7.7 blackhole"
-        "; ip -6 rule add from fd00::1 table 100; ip route add default via 198.51.100.254 dev p0 onlink table 100"
+        "; ip -6 rule add from fd44::/64 table 100; ip route add default via 198.51.100.254 dev p0 onlink table 100"
         "; ip route add local 10.8.8.8 dev eth0 table 100"
         "; ip -6 route add default via fd00::254 dev eth0 table 100"
         "; ip route add default via 192.0.2.254 dev br0 table 200"
@@ -111,9 +111,24 @@ def test_routes_of_tables_to_which_rules_lead_count_and_those_of_others_do_not(n
     assert "198.51.100.9" not in told["own_addresses"], "eth3 is led to by no route"
 
 
+def test_rules_about_the_nodes_own_packets_lead_to_no_uplink(node: Sandbox) -> None:
+    """An address that moves may bring a rule and a table of its own; no packet of a workload goes by them."""
+    before = gather(node)
+    node.sh(
+        "ip rule add from 198.18.0.100 table 100; ip rule add iif lo table 101; ip -6 rule add from fd00::100 table 100"
+        "; for table in 100 101; do ip route add default via 198.51.100.254 dev p0 onlink table $table; done"
+        "; ip -6 route add default via fe80::254 dev eth1 onlink table 100"
+    )
+    after = gather(node)
+    assert after["uplinks"] == before["uplinks"]
+    assert after["routes"] == before["routes"]
+    node.sh("ip rule add from 10.244.1.11 table 100")
+    assert "p0" in [one["name"] for one in gather(node)["uplinks"]], "a workload's address"
+
+
 def test_an_address_on_the_loopback_is_the_nodes_own_where_routes_to_others_begin_there(node: Sandbox) -> None:
     assert "203.0.113.9" not in gather(node)["own_addresses"]
-    node.sh("ip rule add from 203.0.113.9 table 100; ip route add default via 198.18.0.2 src 203.0.113.9 table 100")
+    node.sh("ip rule add fwmark 7 table 100; ip route add default via 198.18.0.2 src 203.0.113.9 table 100")
     assert "203.0.113.9" not in gather(node)["own_addresses"], "an address that moves may have a table of its own"
     node.sh("ip route add 10.244.6.0/26 via 198.18.0.6 src 203.0.113.9")
     assert "203.0.113.9" in gather(node)["own_addresses"]

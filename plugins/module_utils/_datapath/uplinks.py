@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,15 +115,22 @@ def ways_to(routes: Sequence[Facts], peers: Iterable[str]) -> dict[str, dict[str
     return found
 
 
+@functools.lru_cache(maxsize=16384)
+def _parsed(prefix: str) -> tuple[int, int, int, int]:
+    """Version, first address, bits of an address, prefix length. Nodes share most of their routes and peers."""
+    network = ipaddress.ip_network(prefix, strict=False)
+    return network.version, int(network.network_address), network.max_prefixlen, network.prefixlen
+
+
 class RouteTables:
     """Longest prefix first, then the lowest metric, as the kernel looks up a route; in each table by itself."""
 
     def __init__(self, routes: Iterable[Facts]) -> None:
         self._tables: dict[tuple[Any, int, int], dict[int, list[Facts]]] = {}
         for route in routes:
-            network = ipaddress.ip_network(route["prefix"], strict=False)
-            table = self._tables.setdefault((route.get("table"), network.version, network.prefixlen), {})
-            known = table.setdefault(int(network.network_address), [])
+            version, first, _bits, length = _parsed(route["prefix"])
+            table = self._tables.setdefault((route.get("table"), version, length), {})
+            known = table.setdefault(first, [])
             if known and route["metric"] < known[0]["metric"]:
                 known.clear()
             if not known or route["metric"] == known[0]["metric"]:
@@ -155,9 +163,7 @@ class RouteTables:
     def within(self, peer: str) -> list[Facts]:
         """The routes by which packets to an address, or to any of a prefix, may go: of each table, the one that holds
         all of it, and those to its parts."""
-        network = ipaddress.ip_network(peer, strict=False)
-        version, bits, length = network.version, network.max_prefixlen, network.prefixlen
-        first = int(network.network_address)
+        version, first, bits, length = _parsed(peer)
         whole = self._find(version, first, bits, length)
         start = bisect_left(self._places, (version, first, length))
         end = bisect_left(self._places, (version, first + (1 << bits - length), 0))

@@ -159,11 +159,17 @@ def routes(run: Run) -> list[dict[str, Any]]:
 
 
 def _other_tables(run: Run, option: str) -> set[str]:
-    """The routing tables but the main one to which a rule leads, whatever it asks of a packet; by numbers."""
-    rules = _ip(run, "-N", option, "rule", "show")
+    """The routing tables but the main one to which a rule leads, whatever it asks of a packet; by numbers. Rules that
+    are about the machine's own packets alone are left out: one from its own address, as it comes with one that moves,
+    and one for what does not come in by any interface."""
+    rules = [rule for rule in _ip(run, "-N", option, "rule", "show") if rule.get("iif") != "lo"]
+    if any("src" in rule and rule["src"] != "all" for rule in rules):
+        links = _ip(run, "address", "show")
+        own = {one.get("local") for link in links for one in link.get("addr_info", ())}
+        rules = [rule for rule in rules if rule.get("src") not in own or "srclen" in rule or "not" in rule]
     found = {str(rule["table"]) for rule in rules if "table" in rule}
     if any("l3mdev" in rule for rule in rules):
-        links = (link.get("linkinfo", {}) for link in _ip(run, "link", "show"))
+        links = [link.get("linkinfo", {}) for link in _ip(run, "link", "show")]
         found |= {str(link["info_data"]["table"]) for link in links if link.get("info_kind") == "vrf"}
     return found - {_MAIN} - _NEVER_A_WAY
 

@@ -66,8 +66,8 @@ def stand_in(specification: ArgumentSpecValidator, option: str) -> Any:
 @pytest.mark.parametrize("name", MODULES)
 def test_three_examples_whose_arguments_the_modules_take(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = calls(examples(name))
-    assert len([one for one, _, _ in made if one == name]) >= 3
-    for one, arguments, _ in made:
+    assert len([call for call in made if call[0] == name]) >= 3
+    for one, arguments, __ in made:
         specification = validator(one, monkeypatch)
         checked = specification.validate(
             {key: value if "{{" not in str(value) else stand_in(specification, key) for key, value in arguments.items()}
@@ -79,7 +79,7 @@ def test_three_examples_whose_arguments_the_modules_take(name: str, monkeypatch:
 def test_what_examples_use_of_a_result_is_documented(name: str) -> None:
     tasks = examples(name)
     text = module_named(name).EXAMPLES
-    for one, _, variable in calls(tasks):
+    for one, __, variable in calls(tasks):
         if variable:
             used = set(re.findall(rf"\b{variable}\.(\w+)", text))
             assert used <= set(yaml.safe_load(module_named(one).RETURN)), f"{variable} of {one}"

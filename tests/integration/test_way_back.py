@@ -95,16 +95,14 @@ class Watched:
 
     def begin(self, former: Generation | None, seconds: float) -> None:
         """The attempt 2, from ``former`` or from nothing, which is over after so many seconds."""
-        number = former.number if former else 0
+        number, packed = former.number if former else 0, _runtime.pack()
         if former:
             first = Attempt("a1", number, 0, 1 << 62, boot_id())
-            self.store.begin(first, former, _runtime.pack())
+            self.store.begin(first, former, packed)
             self.store.confirm(number, "a1")
         deadline = time.monotonic_ns() + int(seconds * 1e9)
         wanted = Generation(2, number, model.digest_of(()), "now")
-        self.store.begin(
-            Attempt("a2", 2, number, deadline, boot_id(), was_on=False), wanted, _runtime.pack(), self.start
-        )
+        self.store.begin(Attempt("a2", 2, number, deadline, boot_id(), was_on=False), wanted, packed, self.start)
 
     def start(self) -> None:
         command = self.sandbox.command(PYTHON, "-c", WATCH, self.store.root, "a2")
@@ -177,7 +175,7 @@ def test_last_resort_detaches_what_it_cannot_switch_off(sandbox: Sandbox) -> Non
 
 @pytest.mark.parametrize("content", ['{"format": 99}', "{", '{"identity": "a2", "later": 1}'])
 def test_record_that_cannot_be_read_for_a_moment_does_not_end_the_watcher(watched: Watched, content: str) -> None:
-    watched.begin(None, seconds=4)
+    watched.begin(None, seconds=8)
     record = Path(watched.store.root, "attempt.json")
     time.sleep(1)
     written = record.read_bytes()
@@ -194,8 +192,8 @@ def test_record_that_cannot_be_read_for_a_moment_does_not_end_the_watcher(watche
 def test_record_that_is_lost_ends_the_attempt_in_time_and_not_the_watcher(
     watched: Watched, number: int, lost: str
 ) -> None:
-    watched.begin(Generation(1, 0, model.digest_of(()), "now") if number else None, seconds=4)
-    time.sleep(2)
+    watched.begin(Generation(1, 0, model.digest_of(()), "now") if number else None, seconds=8)
+    time.sleep(3)
     Path(watched.store.root, "attempt.json").write_text(lost, encoding="utf-8")
     watched.ended()
     assert watched.store.exists() == bool(number)

@@ -7,13 +7,13 @@ The page is ``page.html.j2``, in which everything that comes from nodes or from 
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
 
 from .document import share_text
 from .picture import DENSE, SPARSE, picture
@@ -42,7 +42,7 @@ def page(fleet: Mapping[str, Any]) -> str:
     """The page for a document of ``fleet_status``."""
     return _template().render(
         fleet=fleet,
-        picture=Markup(picture(fleet)),
+        picture=picture(fleet) if fleet["nodes"] else None,
         troubled=[node for node in fleet["nodes"] if node["reason"] or node["drift"] or node["pending"]],
         detailed=[node for node in fleet["nodes"] if node["workloads"] or node["counters"]],
     )
@@ -54,10 +54,12 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.globals.update(STATES=STATES, KINDS=KINDS, MOST_ITEMS=MOST_ITEMS, DENSE=DENSE, SPARSE=SPARSE)
+    environment.globals.update(
+        STATES=STATES, KINDS=KINDS, MOST_ITEMS=MOST_ITEMS, DENSE=DENSE, SPARSE=SPARSE, TAU=math.tau
+    )
     for render in (_amount, _counters, _filters, _percent, _programs, _size, _workloads):
         environment.filters[render.__name__[1:]] = render
-    environment.filters["share"] = share_text
+    environment.filters.update(share=share_text, px="{:.1f}".format)
     return environment.get_template("page.html.j2")
 
 

@@ -94,4 +94,5 @@ def _delete_filter(interface: str, direction: str, entry: dict[str, Any]) -> Non
     """By tc(8), which is there where ip(8) is."""
     handle, priority = f"{entry['handle']:#x}", str(entry["priority"])
     command = ["tc", "filter", "del", "dev", interface, direction, "protocol", "all", "pref", priority]
+    # pylint: disable-next=ansible-bad-function
     subprocess.run([*command, "handle", handle, entry["kind"]], check=True, capture_output=True, text=True)

@@ -53,6 +53,7 @@ class Commands:
     def run(self, command: list[str]) -> tuple[int, str, str]:
         """Exit code, output and errors."""
         environment = {**os.environ, **ENVIRONMENT}
+        # pylint: disable-next=ansible-bad-function
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             check=False,

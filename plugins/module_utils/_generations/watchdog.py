@@ -64,6 +64,7 @@ def arm(runtime: str, identity: str) -> None:
         # A unit of its own: the session that this process belongs to may be killed as a whole.
         kept = [f"--property={value}" for value in ("Type=notify", "Restart=on-failure", "RestartSec=5")]
         command = ["systemd-run", "--quiet", "--collect", *kept, f"--unit={UNIT}-{identity}", *command]
+        # pylint: disable-next=ansible-bad-function
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         install_unit(runtime)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -92,6 +93,7 @@ def _start_and_wait(command: list[str], identity: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(f"\0{name}")
         heard.settimeout(START_TIMEOUT)
+        # pylint: disable-next=ansible-bad-function
         subprocess.Popen(
             command, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env={**os.environ, "NOTIFY_SOCKET": f"@{name}"},

@@ -110,8 +110,8 @@ def measure(quick: bool) -> tuple[dict[str, float], dict[str, object]]:
     half, whole = handed(few), handed(many)
     more = entries(many) / entries(few)
     found = {
-        "fleet.noop_over_gather": statistics.median(noop.wall / gather.wall for gather, noop, _ in lab_turns),
-        "fleet.dry_run_over_noop": statistics.median(dry.wall / noop.wall for _, noop, dry in lab_turns),
+        "fleet.noop_over_gather": statistics.median(noop.wall / gather.wall for gather, noop, __ in lab_turns),
+        "fleet.dry_run_over_noop": statistics.median(dry.wall / noop.wall for __, noop, dry in lab_turns),
         # CPU time: no node is waited for.
         "fleet.picture_300_over_once": statistics.median(plans.cpu / once.cpu for once, plans in picture_turns),
         "fleet.picture_1000_seconds": whole.wall,

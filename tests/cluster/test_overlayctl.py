@@ -217,7 +217,7 @@ def bypassed_of(node: Node) -> int:
     """Packets that are redirected while the workload is asked for something."""
     datapath = Datapath(node)
     with datapath.counted() as grown:
-        for _ in range(5):
+        for __ in range(5):
             Lab.load().nodes[2].http_get(node.workloads[1].ipv4)
     return bypassed(grown)
 

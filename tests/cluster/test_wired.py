@@ -138,7 +138,7 @@ def test_an_excluded_workload_leaves_the_fast_path_with_its_open_connections(lab
 
     def ask(times: int = 20) -> dict[str, int]:
         with client.counted() as grown:
-            for _ in range(times):
+            for __ in range(times):
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: workload\r\n\r\n")
                 assert connection.recv(65536)
                 time.sleep(0.02)

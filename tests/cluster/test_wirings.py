@@ -166,7 +166,7 @@ def ptp_with_workloads_that_come_and_go(story: Story) -> None:
         with Conversations(pause=0.01) as live:
             for family in FAMILIES:
                 live.open(client, other, HTTP_PORT, family=family, http=True)
-            for _ in range(full(500, 10)):
+            for __ in range(full(500, 10)):
                 ptp.cni("DEL", node.plan, third.plan)
                 ptp.cni("ADD", node.plan, third.plan)
                 for address in (third.ipv4, third.ipv6):

@@ -201,7 +201,7 @@ def _begin_at_once(exchange: Exchange, count: int) -> float:
     """
     family = socket.AF_INET6 if ":" in exchange.address else socket.AF_INET
     slowest = 0
-    answers: dict[socket.socket, bytes] = {exchange.client.socket(family): b"" for _ in range(count)}
+    answers: dict[socket.socket, bytes] = {exchange.client.socket(family): b"" for __ in range(count)}
     with selectors.DefaultSelector() as waiting:
         for one in answers:
             one.setblocking(False)

@@ -50,7 +50,7 @@ def sent(node: Node, device: str) -> int:
 def used(lab: Lab, device: str, family: str, times: int = 20) -> bool:
     """Whether connections from a workload of node 1 to one of node 2 leave by a device."""
     before = sent(lab.nodes[1], device)
-    for _ in range(times):
+    for __ in range(times):
         assert lab.workload(1, 1).http_get(getattr(lab.workload(2, 1), family))["workload"] == lab.workload(2, 1).name
     return sent(lab.nodes[1], device) >= before + times
 

@@ -54,7 +54,7 @@ class Format:
                 "Use the release of the collection that wrote it.",
             )  # fmt: skip
         for name, value in members.items():
-            if type(value) is not _KINDS[known[name]]:
+            if not is_of(_KINDS[known[name]], value):
                 raise self.damaged(path, f"{name} is {json.dumps(value)[:40]}")
         try:
             return kind(**members)
@@ -68,7 +68,7 @@ class Format:
 
     def check(self, number: object, path: str) -> None:
         """Raises :class:`OverlayError` for a number that no release up to this one has written."""
-        if type(number) is not int or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise self.damaged(path, f"its format is {json.dumps(number)}")
         if number > self.number:
             raise OverlayError(
@@ -93,6 +93,11 @@ class Format:
             raise self.damaged(path, "it holds no record")
         self.check(found.get("format", 1), path)
         return found
+
+
+def is_of(kind: type, value: object) -> bool:
+    """Whether JSON gave a value of this kind: true is no number there."""
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def unreadable(path: str, error: OSError) -> OverlayError:

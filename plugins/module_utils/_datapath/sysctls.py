@@ -127,9 +127,10 @@ def _read_record() -> Former | None:
     record = RECORDS.read(Record, RECORD)
     if record is None:
         return None
-    if not all(name in DEFAULTS and (value is None or type(value) is int) for name, value in record.former.items()):
+    former = record.former
+    if not all(name in DEFAULTS and (value is None or records.is_of(int, value)) for name, value in former.items()):
         raise RECORDS.damaged(RECORD, "its former values are no sysctls of conntrack")
-    return record.former
+    return former
 
 
 def _write(path: str, content: bytes, mode: int) -> None:

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     given = made.parse_args(arguments)
     check(made, given)
     if given.command in ("man", "completion"):
-        print((documents.man if given.command == "man" else documents.completion)(made), end="")
+        sys.stdout.write((documents.man if given.command == "man" else documents.completion)(made))
         return commands.DONE
     os.environ["PATH"] = complete_path(os.environ.get("PATH", ""))
     try:
@@ -70,8 +70,8 @@ def main(arguments: list[str]) -> int:
         return _answer(given)
     except OverlayError as error:
         if given.json:
-            print(json.dumps({"failed": True, "msg": str(error), "error": error.parts()}))
-        print(f"{NAME}: {error}", file=sys.stderr)
+            _tell(json.dumps({"failed": True, "msg": str(error), "error": error.parts()}))
+        _warn(str(error))
         return commands.FAILED
     except (KeyboardInterrupt, BrokenPipeError):
         # Whoever reads has gone; the interpreter must not find that out once more at its end.
@@ -83,10 +83,7 @@ def _answer(given: Namespace) -> int:
     status = commands.DONE
     for found, latest in _answers(given):
         status = latest
-        if given.json:
-            print(json.dumps(found, default=str), flush=True)
-        else:
-            print("\n".join(WORDS[given.command](found)), flush=True)
+        _tell(json.dumps(found, default=str) if given.json else "\n".join(WORDS[given.command](found)))
     return status
 
 
@@ -98,5 +95,10 @@ def _answers(given: Namespace) -> Iterable[tuple[dict[str, Any], int]]:
     return [ONCE[given.command](given, _warn)]
 
 
+def _tell(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def _warn(sentence: str) -> None:
-    print(f"{NAME}: {sentence}", file=sys.stderr)
+    sys.stderr.write(f"{NAME}: {sentence}\n")

@@ -97,8 +97,8 @@ def matrix(story: Story) -> None:
     expect(seen(network, "masqueraded") > masqueraded, "the connection to the outside was not masqueraded")
     for client, address in ways(network):
         with ExitStack() as stack:
-            opened = [stack.enter_context(client.connect(address, HTTP_PORT, 60)) for _ in range(BURST)]
-            for _ in range(3):
+            opened = [stack.enter_context(client.connect(address, HTTP_PORT, 60)) for __ in range(BURST)]
+            for __ in range(3):
                 for connection in opened:
                     ask(connection)
             again = sum(map(retransmitted, opened))

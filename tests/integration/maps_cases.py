@@ -25,9 +25,9 @@ class Held:
     """A map in the kernel, and the arguments that fit it."""
 
     def __init__(self, kernel: Kernel, type_: int = bpf.MAP_TYPE_HASH, key: Any = "ip", key_size: int = 16,
-                 value: Any = None, value_size: int = 8, room: int = 64, flags: int = 0) -> None:  # fmt: skip
+                 value: Any = ..., value_size: int = 8, room: int = 64, flags: int = 0) -> None:  # fmt: skip
         self.kernel, self.name, self.key = kernel, next(names), key
-        self.value = VALUE if value is None else value
+        self.value = VALUE if value is ... else value  # None: without a schema
         self.pin = kernel.create(self.name, type_, key_size, value_size, room, flags)
 
     def sync(self, entries: list[Any], check: bool = False, **options: Any) -> Outcome:

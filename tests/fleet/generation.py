@@ -83,7 +83,7 @@ def takes_the_overlay(node: Node, client: Node) -> bool:
             length = 0
             while (line := answers.readline()) != b"\r\n":
                 assert line, "the workload ended the connection"
-                name, __, value = line.partition(b":")
+                name, _colon, value = line.partition(b":")
                 length = int(value) if name.lower() == b"content-length" else length
             answers.read(length)
     time.sleep(0.1)

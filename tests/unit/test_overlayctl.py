@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.errors import OverlayError
 from ansible_collections.ebpf.overlay.plugins.module_utils._core.resource import converge
 from ansible_collections.ebpf.overlay.plugins.module_utils._datapath.reasons import REASONS
-from ansible_collections.ebpf.overlay.plugins.module_utils._generations import log, model
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations import log, model, way_back
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.calls import KINDS
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.command import Command, Observed, as_wanted
+from ansible_collections.ebpf.overlay.plugins.module_utils._generations.model import History
 from ansible_collections.ebpf.overlay.plugins.module_utils._generations.stored_runtime import FORMAT_FILE
 from ansible_collections.ebpf.overlay.plugins.module_utils._node import (
     admission,
@@ -277,8 +278,13 @@ def test_a_read_only_file_system_is_told_and_nothing_else(tmp_path: Path) -> Non
     assert "read-only" in planned.warnings[0]
 
 
-def test_generation_0_removes_it_and_no_other_does() -> None:
-    assert model.COMMAND_GONE in model.REMOVAL
+def test_generation_0_removes_it_and_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model.COMMAND_GONE in model.calls_to(History(), 0, {})
+    made: list[model.Call] = []
+    monkeypatch.setattr(way_back, "_make", lambda calls: made.extend(calls) or [])  # type: ignore[func-returns-value]
+    way_back.leave({"remove": True, "kept": [], "calls": []})
+    assert [*model.REMOVAL] == made[1:], "also on the way to a generation of another release"
+    assert model.COMMAND_GONE not in made
     assert model.COMMAND_GONE["module"] in KINDS
     assert model.undo([{"module": "overlay_ctl", "arguments": {}}]) == ()
 

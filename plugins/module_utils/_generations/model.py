@@ -29,17 +29,16 @@ Call = Mapping[str, Any]
 
 _CONNTRACK_AS_BEFORE: Mapping[str, Any] = {"state": "absent"}
 
-# It belongs to the node, not to a generation: it stays whatever the node goes back to, but for generation 0.
-COMMAND_GONE: Call = {"module": "overlay_ctl", "arguments": {"state": "absent"}}
-
 # What takes the overlay off a node, once its mode is off.
 REMOVAL: tuple[Call, ...] = (
     {"module": "tc_bpf_attach", "arguments": {"attachments": [], "purge": True}},
     {"module": "bpf_object", "arguments": {"pin_dir": PIN_DIR, "state": "absent"}},
     {"module": "bpffs", "arguments": {"path": BPFFS, "state": "unmounted", "emptied": [PIN_DIR]}},
     {"module": "overlay_conntrack", "arguments": _CONNTRACK_AS_BEFORE},
-    COMMAND_GONE,
 )
+# It belongs to the node, not to a generation: it stays whatever the node goes back to, but for generation 0.
+COMMAND_GONE: Call = {"module": "overlay_ctl", "arguments": {"state": "absent"}}
+GENERATION_0: tuple[Call, ...] = (*REMOVAL, COMMAND_GONE)
 
 
 # Module -> the arguments that undo a call of it, for modules that leave something on the node which neither the removal
@@ -178,7 +177,7 @@ def calls_to(history: History, number: int, interfaces: Mapping[str, int]) -> tu
     Raises :class:`OverlayError` when it is not on the node any more, or its record is damaged.
     """
     if number == 0:
-        return REMOVAL
+        return GENERATION_0
     generation = record_of(history, number)
     return adapt(generation.calls, generation.interfaces, interfaces)
 

@@ -367,7 +367,7 @@ class Restored:
     def _rehearse(self, history: History) -> tuple[dict[str, Any], ...]:
         """By the code of that generation. Where this module brought the same, no further process is needed."""
         if self.number == 0:
-            return self.runtime.rehearse(model.REMOVAL)
+            return self.runtime.rehearse(model.GENERATION_0)
         record = model.record_of(history, self.number)
         stored = StoredRuntime(self.store.runtime(self.number), record)
         if not stored.holds(self.runtime.content):

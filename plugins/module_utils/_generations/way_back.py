@@ -196,7 +196,6 @@ def restore(store: Store, destination: Destination) -> list[str]:
         entered.check()
     warnings = _leave_present(store, history, destination, entered)
     if number == 0:
-        # A generation's own code may be older than the command.
         warnings += _make([model.COMMAND_GONE])
         store.clear()
         log.note("took the overlay off", store.root)
